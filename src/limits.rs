@@ -1,0 +1,78 @@
+//! Every hard limit of the server, with its unit and the reason for its value.
+//!
+//! It does not know who enforces them; the configurable ones are read by `config`.
+
+use crate::time::Span;
+
+/// Longest name of a project, entity, view, feature or service, in bytes.
+pub const NAME_BYTES: usize = 128;
+/// Most join keys of one entity.
+pub const JOIN_KEYS: usize = 16;
+/// Most features of one view; slots are 16-bit and rows carry two bits per slot.
+pub const FEATURES_PER_VIEW: usize = 10_000;
+/// Longest fixed array type, in elements.
+pub const ARRAY_LENGTH: u32 = 65_536;
+/// Places named in the answer to a refused write.
+pub const PLACES_REPORTED: usize = 20;
+/// Nesting of a JSON body; the deepest real one has six levels.
+pub const JSON_DEPTH: usize = 64;
+
+/// The limits an operator may set (`limits.*`); past each the answer is quick and names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest request body, in bytes. 8 MiB holds 10,000 rows of 50 features.
+    pub body_bytes: usize,
+    /// Largest file of `/api/v1/load`, in bytes.
+    pub load_bytes: u64,
+    /// Entities in one lookup.
+    pub entities_per_request: usize,
+    /// Features in one lookup.
+    pub features_per_request: usize,
+    /// Rows in one push.
+    pub rows_per_push: usize,
+    /// Longest entity key, in bytes, all join keys together.
+    pub key_bytes: usize,
+    /// Largest row, in bytes.
+    pub row_bytes: usize,
+    /// How far an event time may lie ahead of its arrival.
+    pub max_future: Span,
+    /// Bytes of writes that may wait for the writer.
+    pub queue_bytes: usize,
+    /// Requests that may wait for the writer.
+    pub queue_requests: usize,
+    /// Open connections.
+    pub connections: usize,
+    /// Idempotency keys remembered.
+    pub idempotency_keys: usize,
+    /// Time to receive the head of a request.
+    pub header_timeout: Span,
+    /// Time to receive the body of a request.
+    pub body_timeout: Span,
+    /// Deadline of a request that names none.
+    pub request_timeout: Span,
+    /// Time a drain waits for requests under way.
+    pub drain_timeout: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 8 << 20,
+            load_bytes: 16 << 30,
+            entities_per_request: 10_000,
+            features_per_request: 10_000,
+            rows_per_push: 100_000,
+            key_bytes: 1024,
+            row_bytes: 1 << 20,
+            max_future: Span::from_seconds(300),
+            queue_bytes: 64 << 20,
+            queue_requests: 4096,
+            connections: 10_000,
+            idempotency_keys: 1_000_000,
+            header_timeout: Span::from_seconds(10),
+            body_timeout: Span::from_seconds(30),
+            request_timeout: Span::from_seconds(30),
+            drain_timeout: Span::from_seconds(10),
+        }
+    }
+}

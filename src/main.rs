@@ -1,0 +1,3 @@
+//! The `larder` binary: arguments in, exit code out.
+
+fn main() {}

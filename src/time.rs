@@ -1,0 +1,375 @@
+//! Every instant and duration the server handles, and the only place that asks what time it is.
+//!
+//! It does not know which of two values wins or expires: that is `recency`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jiff::Timestamp;
+use jiff::civil;
+use jiff::tz::TimeZone;
+
+/// An integer time before 1990 in microseconds is taken for a mistaken unit, not for history.
+const EARLIEST_PLAUSIBLE: i64 = 631_152_000_000_000;
+
+macro_rules! instant {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(i64);
+
+        impl $name {
+            /// Before every instant that can be written down.
+            pub const MIN: Self = Self(i64::MIN);
+            /// After every instant that can be written down.
+            pub const MAX: Self = Self(i64::MAX);
+
+            /// From microseconds since the Unix epoch, UTC.
+            pub const fn from_micros(micros: i64) -> Self {
+                Self(micros)
+            }
+
+            /// Microseconds since the Unix epoch, UTC.
+            pub const fn micros(self) -> i64 {
+                self.0
+            }
+
+            /// The instant `span` later, at most [`Self::MAX`].
+            #[must_use]
+            pub const fn plus(self, span: Span) -> Self {
+                Self(self.0.saturating_add(span.0))
+            }
+
+            /// The instant `span` earlier, at least [`Self::MIN`].
+            #[must_use]
+            pub const fn minus(self, span: Span) -> Self {
+                Self(self.0.saturating_sub(span.0))
+            }
+
+            /// How much later this is than `earlier`; negative when it is earlier.
+            pub const fn since(self, earlier: Self) -> Span {
+                Span(self.0.saturating_sub(earlier.0))
+            }
+        }
+
+        impl fmt::Display for $name {
+            /// RFC 3339 with microseconds, in UTC.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match Timestamp::from_microsecond(self.0) {
+                    Ok(timestamp) => write!(f, "{timestamp:.6}"),
+                    Err(_) => write!(f, "{}us", self.0),
+                }
+            }
+        }
+    };
+}
+
+instant! {
+    /// When something happened, by the caller's word. Microseconds since the Unix epoch, UTC.
+    EventTime
+}
+instant! {
+    /// When the server accepted it. Microseconds since the Unix epoch, UTC; never decreases with
+    /// the sequence.
+    ArrivalTime
+}
+
+impl ArrivalTime {
+    /// The same instant, for what happened at the moment it arrived.
+    pub const fn as_event_time(self) -> EventTime {
+        EventTime(self.0)
+    }
+}
+
+impl EventTime {
+    /// Reads RFC 3339; an offset is honoured, a time without one is UTC, a date alone is midnight.
+    ///
+    /// # Errors
+    /// The text is no such time, or outside the years -9999 to 9999.
+    pub fn parse(text: &str) -> Result<Self, TimeError> {
+        if let Ok(timestamp) = text.parse::<Timestamp>() {
+            return Ok(Self(timestamp.as_microsecond()));
+        }
+        let malformed = || TimeError::Malformed { text: shorten(text) };
+        let civil: civil::DateTime = text.parse().map_err(|_| malformed())?;
+        let zoned = civil.to_zoned(TimeZone::UTC).map_err(|_| malformed())?;
+        Ok(Self(zoned.timestamp().as_microsecond()))
+    }
+
+    /// An integer in `unit` since the Unix epoch.
+    ///
+    /// # Errors
+    /// Without a declared unit, an integer that would lie before 1990 is refused; so is one that
+    /// does not fit in 64-bit microseconds.
+    pub fn from_integer(value: i64, unit: Option<TimeUnit>) -> Result<Self, TimeError> {
+        match unit {
+            None if value < EARLIEST_PLAUSIBLE => Err(TimeError::LooksLikeSeconds { value }),
+            None => Ok(Self(value)),
+            Some(unit) => unit.to_micros(value).map(Self).ok_or(TimeError::OutOfRange { value }),
+        }
+    }
+}
+
+/// The unit of an integer time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TimeUnit {
+    /// Seconds.
+    Second,
+    /// Milliseconds.
+    Millisecond,
+    /// Microseconds.
+    Microsecond,
+    /// Nanoseconds; what is finer than a microsecond is dropped towards the past.
+    Nanosecond,
+}
+
+impl TimeUnit {
+    /// Reads `s`, `ms`, `us` or `ns`.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "s" => Some(Self::Second),
+            "ms" => Some(Self::Millisecond),
+            "us" => Some(Self::Microsecond),
+            "ns" => Some(Self::Nanosecond),
+            _ => None,
+        }
+    }
+
+    /// `value` of this unit in microseconds, unless that overflows.
+    pub fn to_micros(self, value: i64) -> Option<i64> {
+        match self {
+            Self::Second => value.checked_mul(1_000_000),
+            Self::Millisecond => value.checked_mul(1_000),
+            Self::Microsecond => Some(value),
+            Self::Nanosecond => Some(value.div_euclid(1_000)),
+        }
+    }
+}
+
+/// Why a time was refused.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TimeError {
+    /// Not RFC 3339.
+    #[error("\"{text}\" is not an RFC 3339 time such as 2026-01-31T12:00:00Z")]
+    Malformed {
+        /// What was found, shortened.
+        text: String,
+    },
+    /// A bare integer before 1990.
+    #[error(
+        "{value} looks like seconds; send RFC 3339 or time_unit \
+         (a bare integer is microseconds since 1970)"
+    )]
+    LooksLikeSeconds {
+        /// What was found.
+        value: i64,
+    },
+    /// Does not fit.
+    #[error("{value} does not fit in 64-bit microseconds since 1970")]
+    OutOfRange {
+        /// What was found, in its own unit.
+        value: i64,
+    },
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// A length of time in microseconds.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Span(i64);
+
+impl Span {
+    /// From microseconds.
+    pub const fn from_micros(micros: i64) -> Self {
+        Self(micros)
+    }
+
+    /// From whole seconds.
+    pub const fn from_seconds(seconds: i64) -> Self {
+        Self(seconds.saturating_mul(1_000_000))
+    }
+
+    /// In microseconds.
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// In seconds.
+    pub fn seconds(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+
+    /// For the standard library's timers; a negative span is zero.
+    pub fn to_std(self) -> std::time::Duration {
+        std::time::Duration::from_micros(u64::try_from(self.0).unwrap_or(0))
+    }
+
+    /// Reads `500us`, `20ms`, `10s`, `5m`, `1h`, `90d`, `2w`, or several in a row (`1h30m`).
+    ///
+    /// # Errors
+    /// No unit, an unknown unit, or more than about 292,000 years.
+    pub fn parse(text: &str) -> Result<Self, SpanError> {
+        let refuse = || SpanError { text: shorten(text) };
+        let mut rest = text.trim();
+        let mut total: i64 = 0;
+        if rest.is_empty() {
+            return Err(refuse());
+        }
+        while !rest.is_empty() {
+            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(refuse)?;
+            let amount: i64 = rest[..digits].parse().map_err(|_| refuse())?;
+            rest = &rest[digits..];
+            let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+            let unit: i64 = match &rest[..letters] {
+                "us" => 1,
+                "ms" => 1_000,
+                "s" => 1_000_000,
+                "m" => 60_000_000,
+                "h" => 3_600_000_000,
+                "d" => 86_400_000_000,
+                "w" => 604_800_000_000,
+                _ => return Err(refuse()),
+            };
+            rest = &rest[letters..];
+            let part = amount.checked_mul(unit).ok_or_else(refuse)?;
+            total = total.checked_add(part).ok_or_else(refuse)?;
+        }
+        Ok(Self(total))
+    }
+}
+
+impl fmt::Display for Span {
+    /// In the largest unit that divides it: `90d`, `36h`, `1500ms`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(i64, &str); 6] = [
+            (86_400_000_000, "d"),
+            (3_600_000_000, "h"),
+            (60_000_000, "m"),
+            (1_000_000, "s"),
+            (1_000, "ms"),
+            (1, "us"),
+        ];
+        if self.0 == 0 {
+            return f.write_str("0s");
+        }
+        let (size, name) =
+            UNITS.into_iter().find(|(size, _)| self.0 % size == 0).unwrap_or((1, "us"));
+        write!(f, "{}{name}", self.0 / size)
+    }
+}
+
+/// A text that is no length of time.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("\"{text}\" is not a duration such as 500ms, 10s, 5m, 1h, 90d")]
+pub struct SpanError {
+    text: String,
+}
+
+/// Where the time comes from; passed in, so that tests can turn it.
+pub trait Clock: Send + Sync {
+    /// Now, by this clock. It may step back; `engine` keeps arrival times from doing so.
+    fn now(&self) -> ArrivalTime;
+}
+
+/// The machine's wall clock.
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> ArrivalTime {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        ArrivalTime(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
+/// A clock that stands still until it is set; for tests.
+#[derive(Clone)]
+pub struct ManualClock(Arc<AtomicI64>);
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    pub fn new(now: ArrivalTime) -> Self {
+        Self(Arc::new(AtomicI64::new(now.0)))
+    }
+
+    /// Turns it, forwards or back.
+    pub fn set(&self, now: ArrivalTime) {
+        self.0.store(now.0, Ordering::SeqCst);
+    }
+
+    /// Turns it on by `span`.
+    pub fn advance(&self, span: Span) {
+        self.0.fetch_add(span.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> ArrivalTime {
+        ArrivalTime(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A point on the machine's monotonic clock, for measuring how long something took.
+#[derive(Clone, Copy)]
+pub struct Stopwatch(std::time::Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    pub fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    /// How long ago it was started.
+    pub fn elapsed(self) -> std::time::Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_rfc_3339_with_and_without_offset() {
+        let check = |text: &str, micros: i64| {
+            assert_eq!(EventTime::parse(text).unwrap().micros(), micros, "{text}");
+        };
+        check("2026-01-31T12:00:00Z", 1_769_860_800_000_000);
+        check("2026-01-31T12:00:00.123456Z", 1_769_860_800_123_456);
+        check("2026-01-31T14:00:00+02:00", 1_769_860_800_000_000);
+        check("2026-01-31T12:00:00", 1_769_860_800_000_000);
+        check("2026-01-31 12:00:00", 1_769_860_800_000_000);
+        check("1969-12-31T23:59:59Z", -1_000_000);
+        for bad in ["", "yesterday", "2026-13-01T00:00:00Z", "12:00", "1769860800"] {
+            assert!(EventTime::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn refuses_integers_that_look_like_seconds() {
+        assert!(EventTime::from_integer(1_769_860_800, None).is_err());
+        assert!(EventTime::from_integer(1_769_860_800_000, None).is_err());
+        let seconds = EventTime::from_integer(1_769_860_800, Some(TimeUnit::Second)).unwrap();
+        assert_eq!(seconds.to_string(), "2026-01-31T12:00:00.000000Z");
+        assert!(EventTime::from_integer(i64::MAX, Some(TimeUnit::Second)).is_err());
+    }
+
+    #[test]
+    fn spans_read_back_as_written() {
+        for text in ["90d", "36h", "5m", "10s", "1500ms", "7us", "0s"] {
+            assert_eq!(Span::parse(text).unwrap().to_string(), text);
+        }
+        assert_eq!(Span::parse("1h30m").unwrap(), Span::from_seconds(5400));
+        for bad in ["", "5", "m", "5 m", "-5m", "5y", "99999999999999999999d", "999999999999w"] {
+            assert!(Span::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
