@@ -1,1 +1,649 @@
-//! Being built.
+//! The one binary shape of a row and of an entity's state: checked when it enters, read without
+//! copying afterwards. The only home of rkyv.
+//!
+//! It does not know files, maps or feature names; a row means something only with its [`Layout`].
+//!
+//! A row is flat: a fixed part with one place per slot, then a heap for strings, bytes and arrays;
+//! two bitmaps beside it tell absent from null from present, and are left out of the common row
+//! that has a value everywhere. See `docs/on-disk-format.md`.
+
+use rkyv::rancor::Error as RkyvError;
+use rkyv::with::InlineAsBox;
+use rkyv::{Archive, Serialize};
+
+use crate::ids::{Sequence, Slot};
+use crate::recency::Origin;
+use crate::time::EventTime;
+use crate::value::cell::{ArrayRef, CellRef, ValueRef, read_scalar, write_bytes};
+use crate::value::layout::{Layout, Place};
+use crate::value::types::{FeatureType, ScalarType};
+
+#[derive(Archive, Serialize)]
+struct RowV1<'a> {
+    /// Number of slots the view had when the row was written.
+    slots: u16,
+    /// Empty where every slot is present and not null; else presence bits, then null bits.
+    #[rkyv(with = InlineAsBox)]
+    bits: &'a [u8],
+    /// The fixed part of the layout for that many slots, then the heap.
+    #[rkyv(with = InlineAsBox)]
+    cells: &'a [u8],
+}
+
+#[derive(Archive, Serialize)]
+struct OriginV1 {
+    event_time: i64,
+    sequence: u64,
+}
+
+#[derive(Archive, Serialize)]
+enum TimesV1<'a> {
+    /// Every feature came with one row.
+    Same { event_time: i64, sequence: u64 },
+    /// One origin per slot; an absent slot's is never read.
+    PerFeature(#[rkyv(with = InlineAsBox)] &'a [OriginV1]),
+}
+
+#[derive(Archive, Serialize)]
+struct StateV1<'a> {
+    times: TimesV1<'a>,
+    row: RowV1<'a>,
+}
+
+/// Bytes that are no such archive.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// rkyv's own check refused them.
+    #[error("archive of {bytes} bytes is malformed: {reason}")]
+    Malformed {
+        /// How many bytes there are.
+        bytes: usize,
+        /// What rkyv says.
+        reason: String,
+    },
+    /// The archive does not fit the view's layout.
+    #[error("archived row does not fit its view: {reason}")]
+    Unfit {
+        /// What does not fit.
+        reason: &'static str,
+    },
+}
+
+fn malformed(bytes: &[u8], error: &RkyvError) -> ArchiveError {
+    ArchiveError::Malformed { bytes: bytes.len(), reason: error.to_string() }
+}
+
+/// An archived row, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct RowRef<'a> {
+    slots: usize,
+    bits: &'a [u8],
+    cells: &'a [u8],
+}
+
+impl<'a> RowRef<'a> {
+    /// Reads a row in place.
+    ///
+    /// # Errors
+    /// The bytes are no archived row. Whether it fits its view, [`Self::check`] tells.
+    pub fn access(bytes: &'a [u8]) -> Result<Self, ArchiveError> {
+        let row = rkyv::access::<ArchivedRowV1<'_>, RkyvError>(bytes)
+            .map_err(|error| malformed(bytes, &error))?;
+        Ok(Self::from_archived(row))
+    }
+
+    fn from_archived(row: &'a ArchivedRowV1<'a>) -> Self {
+        Self { slots: usize::from(row.slots.to_native()), bits: &row.bits, cells: &row.cells }
+    }
+
+    /// Checks that the row fits `layout`: lengths, types, UTF-8, finite floats. Done once, where
+    /// bytes enter the process; afterwards cells are read without errors.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(self, layout: &Layout) -> Result<(), ArchiveError> {
+        let unfit = |reason| Err(ArchiveError::Unfit { reason });
+        if self.slots > layout.len() {
+            return unfit("more slots than the view has features");
+        }
+        if !self.bits.is_empty() && self.bits.len() != 2 * bitmap_bytes(self.slots) {
+            return unfit("bitmaps of the wrong length");
+        }
+        if self.cells.len() < layout.fixed_bytes(self.slots) {
+            return unfit("fixed part too short");
+        }
+        for (slot, place) in layout.places().iter().enumerate().take(self.slots) {
+            if self.is_present(slot) && !self.is_null(slot) && self.read(layout, *place).is_none() {
+                return unfit("a value that is not of its feature's type");
+            }
+        }
+        Ok(())
+    }
+
+    /// What the row says of `slot`; absent where the row is older than the feature.
+    pub fn cell(self, layout: &Layout, slot: Slot) -> CellRef<'a> {
+        let index = usize::from(slot.0);
+        if !self.is_present(index) {
+            return CellRef::Absent;
+        }
+        if self.is_null(index) {
+            return CellRef::Null;
+        }
+        match layout.place(slot).and_then(|place| self.read(layout, place)) {
+            Some(value) => CellRef::Value(value),
+            None => unreachable!("row was checked when it entered"),
+        }
+    }
+
+    fn is_present(self, index: usize) -> bool {
+        index < self.slots && (self.bits.is_empty() || bit(self.bits, index))
+    }
+
+    fn is_null(self, index: usize) -> bool {
+        let nulls = bitmap_bytes(self.slots);
+        !self.bits.is_empty() && bit(&self.bits[nulls..], index)
+    }
+
+    fn read(self, layout: &Layout, place: Place) -> Option<ValueRef<'a>> {
+        let fixed = self.cells.get(place.offset..place.offset + place.width())?;
+        match place.feature_type {
+            FeatureType::Scalar(scalar @ (ScalarType::String | ScalarType::Bytes)) => {
+                read_scalar(scalar, self.heap(layout, fixed)?)
+            }
+            FeatureType::Scalar(scalar) => read_scalar(scalar, fixed),
+            FeatureType::Array { element, length } => {
+                let array = ArrayRef::read(element, self.heap(layout, fixed)?)?;
+                length
+                    .is_none_or(|length| length == array.count())
+                    .then_some(ValueRef::Array(array))
+            }
+        }
+    }
+
+    fn heap(self, layout: &Layout, reference: &[u8]) -> Option<&'a [u8]> {
+        let (offset, length) = reference.split_first_chunk::<4>()?;
+        let offset = usize::try_from(u32::from_le_bytes(*offset)).ok()?;
+        let length = usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?;
+        let heap = self.cells.get(layout.fixed_bytes(self.slots)..)?;
+        heap.get(offset..offset.checked_add(length)?)
+    }
+
+    /// Whether every slot up to `slots` is present, so that older values cannot show through.
+    fn covers(self, slots: usize) -> bool {
+        slots <= self.slots && (0..slots).all(|slot| self.is_present(slot))
+    }
+}
+
+fn bitmap_bytes(slots: usize) -> usize {
+    slots.div_ceil(8)
+}
+
+fn bit(bitmap: &[u8], index: usize) -> bool {
+    bitmap[index / 8] >> (index % 8) & 1 == 1
+}
+
+fn set_bit(bitmap: &mut [u8], index: usize) {
+    bitmap[index / 8] |= 1 << (index % 8);
+}
+
+/// An archived state, borrowed: the newest cell of every feature of one view for one entity, and
+/// where each came from.
+#[derive(Clone, Copy, Debug)]
+pub struct StateRef<'a> {
+    times: TimesRef<'a>,
+    row: RowRef<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum TimesRef<'a> {
+    Same(Origin),
+    PerFeature(&'a [ArchivedOriginV1]),
+}
+
+impl ArchivedOriginV1 {
+    fn origin(&self) -> Origin {
+        origin(self.event_time.to_native(), self.sequence.to_native())
+    }
+}
+
+impl std::fmt::Debug for ArchivedOriginV1 {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.origin().fmt(f)
+    }
+}
+
+fn origin(event_time: i64, sequence: u64) -> Origin {
+    Origin { event_time: EventTime::from_micros(event_time), sequence: Sequence(sequence) }
+}
+
+impl<'a> StateRef<'a> {
+    /// Reads a state in place.
+    ///
+    /// # Errors
+    /// The bytes are no archived state. Whether it fits its view, [`Self::check`] tells.
+    pub fn access(bytes: &'a [u8]) -> Result<Self, ArchiveError> {
+        let state = rkyv::access::<ArchivedStateV1<'_>, RkyvError>(bytes)
+            .map_err(|error| malformed(bytes, &error))?;
+        let times = match &state.times {
+            ArchivedTimesV1::Same { event_time, sequence } => {
+                TimesRef::Same(origin(event_time.to_native(), sequence.to_native()))
+            }
+            ArchivedTimesV1::PerFeature(origins) => TimesRef::PerFeature(origins),
+        };
+        Ok(Self { times, row: RowRef::from_archived(&state.row) })
+    }
+
+    /// As [`RowRef::check`], and that there is an origin for every slot.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn check(self, layout: &Layout) -> Result<(), ArchiveError> {
+        match self.times {
+            TimesRef::PerFeature(origins) if origins.len() != self.row.slots => {
+                Err(ArchiveError::Unfit { reason: "not one origin per slot" })
+            }
+            _ => self.row.check(layout),
+        }
+    }
+
+    /// The newest cell of `slot`.
+    pub fn cell(self, layout: &Layout, slot: Slot) -> CellRef<'a> {
+        self.row.cell(layout, slot)
+    }
+
+    /// Where the cell of `slot` came from; none where it is absent.
+    pub fn origin(self, slot: Slot) -> Option<Origin> {
+        let index = usize::from(slot.0);
+        if !self.row.is_present(index) {
+            return None;
+        }
+        match self.times {
+            TimesRef::Same(origin) => Some(origin),
+            TimesRef::PerFeature(origins) => origins.get(index).map(ArchivedOriginV1::origin),
+        }
+    }
+
+    /// The last row that changed this state. What is at or below it has been applied.
+    pub fn sequence(self) -> Sequence {
+        self.origins().map(|origin| origin.sequence).max().unwrap_or(Sequence::ZERO)
+    }
+
+    /// The newest event time of any feature in it.
+    pub fn event_time(self) -> EventTime {
+        self.origins().map(|origin| origin.event_time).max().unwrap_or(EventTime::MIN)
+    }
+
+    fn origins(self) -> impl Iterator<Item = Origin> {
+        let (same, each) = match self.times {
+            TimesRef::Same(origin) => (Some(origin), 0),
+            TimesRef::PerFeature(_) => (None, self.row.slots),
+        };
+        let slots = (0..each).filter_map(move |slot| self.origin(slot_at(slot)));
+        same.into_iter().chain(slots)
+    }
+}
+
+fn slot_at(index: usize) -> Slot {
+    Slot(u16::try_from(index).expect("slots are counted in 16 bits"))
+}
+
+/// Builds archived rows and states, one after another, reusing its buffers.
+#[derive(Default)]
+pub struct Encoder {
+    slots: usize,
+    present: Vec<u8>,
+    nulls: Vec<u8>,
+    cells: Vec<u8>,
+    heap: Vec<u8>,
+}
+
+impl Encoder {
+    /// Begins a row of `layout` in which everything is absent.
+    ///
+    /// # Panics
+    /// If the layout has 65,536 slots or more.
+    pub fn start(&mut self, layout: &Layout) {
+        self.slots = layout.len();
+        for (buffer, length) in [
+            (&mut self.present, bitmap_bytes(self.slots)),
+            (&mut self.nulls, bitmap_bytes(self.slots)),
+            (&mut self.cells, layout.fixed_bytes(self.slots)),
+            (&mut self.heap, 0),
+        ] {
+            buffer.clear();
+            buffer.resize(length, 0);
+        }
+    }
+
+    /// Sets the cell of `slot`. Each slot is set at most once; the caller has checked the type.
+    ///
+    /// # Panics
+    /// If the layout has no such slot.
+    pub fn set(&mut self, layout: &Layout, slot: Slot, cell: CellRef<'_>) {
+        let index = usize::from(slot.0);
+        let place = layout.place(slot).expect("slot of this layout");
+        match cell {
+            CellRef::Absent => {}
+            CellRef::Null => {
+                set_bit(&mut self.present, index);
+                set_bit(&mut self.nulls, index);
+            }
+            CellRef::Value(value) => {
+                set_bit(&mut self.present, index);
+                self.write(place, value);
+            }
+        }
+    }
+
+    fn write(&mut self, place: Place, value: ValueRef<'_>) {
+        let fixed = &mut self.cells[place.offset..place.offset + place.width()];
+        match value {
+            ValueRef::Bool(value) => fixed[0] = u8::from(value),
+            ValueRef::Int32(value) => fixed.copy_from_slice(&value.to_le_bytes()),
+            ValueRef::Int64(value) => fixed.copy_from_slice(&value.to_le_bytes()),
+            ValueRef::Float32(value) => fixed.copy_from_slice(&value.to_le_bytes()),
+            ValueRef::Float64(value) => fixed.copy_from_slice(&value.to_le_bytes()),
+            ValueRef::Timestamp(value) => fixed.copy_from_slice(&value.micros().to_le_bytes()),
+            ValueRef::String(_) | ValueRef::Bytes(_) | ValueRef::Array(_) => {
+                let offset = self.heap.len();
+                write_bytes(value, &mut self.heap);
+                let length = self.heap.len() - offset;
+                let [offset, length] = [offset, length]
+                    .map(|n| u32::try_from(n).expect("a row is far smaller than 4 GiB"));
+                fixed[..4].copy_from_slice(&offset.to_le_bytes());
+                fixed[4..].copy_from_slice(&length.to_le_bytes());
+            }
+        }
+    }
+
+    /// Appends the finished row to `out`.
+    pub fn finish_row(&mut self, out: &mut Vec<u8>) {
+        let row = self.finish();
+        append(&row, out);
+    }
+
+    fn finish(&mut self) -> RowV1<'_> {
+        self.cells.append(&mut self.heap);
+        let all_present = (0..self.slots).all(|slot| bit(&self.present, slot));
+        let plain = all_present && self.nulls.iter().all(|byte| *byte == 0);
+        if !plain {
+            self.present.extend_from_slice(&self.nulls);
+        }
+        RowV1 {
+            slots: u16::try_from(self.slots).expect("slots are counted in 16 bits"),
+            bits: if plain { &[] } else { &self.present },
+            cells: &self.cells,
+        }
+    }
+
+    /// The state of an entity after `row`: `old` where it stands, the row where it wins. None where
+    /// the row changes nothing, because newer values are there (or it was applied before).
+    pub fn merge(
+        &mut self,
+        layout: &Layout,
+        old: Option<StateRef<'_>>,
+        row: RowRef<'_>,
+        from: Origin,
+    ) -> Option<Vec<u8>> {
+        let Some(old) = old else {
+            return Some(state_of_row(row, from));
+        };
+        if let TimesRef::Same(before) = old.times
+            && from > before
+            && row.covers(old.row.slots)
+        {
+            return Some(state_of_row(row, from));
+        }
+        self.merge_cells(layout, old, row, from)
+    }
+
+    fn merge_cells(
+        &mut self,
+        layout: &Layout,
+        old: StateRef<'_>,
+        row: RowRef<'_>,
+        from: Origin,
+    ) -> Option<Vec<u8>> {
+        self.start(layout);
+        let mut origins = Vec::with_capacity(layout.len());
+        let mut changed = false;
+        for slot in (0..layout.len()).map(slot_at) {
+            let new = row.cell(layout, slot);
+            let before = old.origin(slot);
+            let wins = new != CellRef::Absent && before.is_none_or(|before| from > before);
+            changed |= wins;
+            let (cell, origin) =
+                if wins { (new, Some(from)) } else { (old.cell(layout, slot), before) };
+            self.set(layout, slot, cell);
+            origins.push(origin);
+        }
+        changed.then(|| self.finish_state(&origins))
+    }
+
+    fn finish_state(&mut self, origins: &[Option<Origin>]) -> Vec<u8> {
+        let mut known = origins.iter().flatten();
+        let first = known.next().copied();
+        let each: Vec<OriginV1>;
+        let times = match first {
+            Some(first) if known.all(|origin| *origin == first) => {
+                TimesV1::Same { event_time: first.event_time.micros(), sequence: first.sequence.0 }
+            }
+            _ => {
+                let nowhere = origin(i64::MIN, 0);
+                each = origins
+                    .iter()
+                    .map(|origin| origin.unwrap_or(nowhere))
+                    .map(|origin| OriginV1 {
+                        event_time: origin.event_time.micros(),
+                        sequence: origin.sequence.0,
+                    })
+                    .collect();
+                TimesV1::PerFeature(&each)
+            }
+        };
+        let mut out = Vec::new();
+        append(&StateV1 { times, row: self.finish() }, &mut out);
+        out
+    }
+}
+
+fn state_of_row(row: RowRef<'_>, from: Origin) -> Vec<u8> {
+    let slots = u16::try_from(row.slots).expect("slots are counted in 16 bits");
+    let times = TimesV1::Same { event_time: from.event_time.micros(), sequence: from.sequence.0 };
+    let mut out = Vec::with_capacity(row.bits.len() + row.cells.len() + 64);
+    append(&StateV1 { times, row: RowV1 { slots, bits: row.bits, cells: row.cells } }, &mut out);
+    out
+}
+
+fn append<'a, T>(value: &T, out: &mut Vec<u8>)
+where
+    T: Archive
+        + for<'s> Serialize<
+            rkyv::api::high::HighSerializer<
+                Vec<u8>,
+                rkyv::ser::allocator::ArenaHandle<'s>,
+                RkyvError,
+            >,
+        > + 'a,
+{
+    *out = rkyv::api::high::to_bytes_in::<_, RkyvError>(value, std::mem::take(out))
+        .expect("writing to memory cannot fail");
+}
+
+// The bytes on disk depend on rkyv's format features, which any dependency could flip: a build
+// with others does not compile.
+const _: fn(rkyv::primitive::ArchivedU64) -> rkyv::rend::unaligned::u64_ule = |value| value;
+const _: () = assert!(size_of::<ArchivedRowV1<'_>>() == 2 + 8 + 8);
+const _: () = assert!(size_of::<ArchivedStateV1<'_>>() == 17 + size_of::<ArchivedRowV1<'_>>());
+const _: () = assert!(align_of::<ArchivedStateV1<'_>>() == 1);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::value::cell::{Cell, Value};
+
+    fn layout() -> Layout {
+        Layout::new(
+            ["int32", "string", "float64", "float32[2]", "bool", "string[]", "timestamp"]
+                .map(|text| FeatureType::parse(text).unwrap()),
+        )
+    }
+
+    fn row(layout: &Layout, cells: &[Cell]) -> Vec<u8> {
+        let mut encoder = Encoder::default();
+        encoder.start(layout);
+        for (index, cell) in cells.iter().enumerate() {
+            encoder.set(layout, slot_at(index), cell.borrowed());
+        }
+        let mut out = Vec::new();
+        encoder.finish_row(&mut out);
+        out
+    }
+
+    fn array(element: ScalarType, values: Vec<Value>) -> Value {
+        let mut builder = crate::value::cell::ArrayBuilder::new(element);
+        values.iter().for_each(|value| builder.push(value.borrowed()));
+        Value::Array(builder.finish())
+    }
+
+    fn value_of(feature_type: FeatureType) -> BoxedStrategy<Value> {
+        let finite32 = any::<f32>().prop_filter("finite", |v| v.is_finite());
+        let finite64 = any::<f64>().prop_filter("finite", |v| v.is_finite());
+        match feature_type {
+            FeatureType::Scalar(ScalarType::Bool) => any::<bool>().prop_map(Value::Bool).boxed(),
+            FeatureType::Scalar(ScalarType::Int32) => any::<i32>().prop_map(Value::Int32).boxed(),
+            FeatureType::Scalar(ScalarType::Int64) => any::<i64>().prop_map(Value::Int64).boxed(),
+            FeatureType::Scalar(ScalarType::Float32) => finite32.prop_map(Value::Float32).boxed(),
+            FeatureType::Scalar(ScalarType::Float64) => finite64.prop_map(Value::Float64).boxed(),
+            FeatureType::Scalar(ScalarType::Timestamp) => any::<i64>()
+                .prop_map(|micros| Value::Timestamp(EventTime::from_micros(micros)))
+                .boxed(),
+            FeatureType::Scalar(ScalarType::Bytes) => proptest::collection::vec(any::<u8>(), 0..9)
+                .prop_map(|bytes| Value::Bytes(bytes.into()))
+                .boxed(),
+            FeatureType::Scalar(ScalarType::String) => {
+                ".{0,9}".prop_map(|text| Value::String(text.into())).boxed()
+            }
+            FeatureType::Array { element, length } => {
+                let (least, most) = length.map_or((0, 4), |n| (n as usize, n as usize));
+                let elements = value_of(FeatureType::Scalar(element));
+                proptest::collection::vec(elements, least..=most)
+                    .prop_map(move |values| array(element, values))
+                    .boxed()
+            }
+        }
+    }
+
+    fn cells() -> BoxedStrategy<Vec<Cell>> {
+        let cell = |place: &Place| {
+            prop_oneof![
+                1 => Just(Cell::Absent),
+                1 => Just(Cell::Null),
+                3 => value_of(place.feature_type).prop_map(Cell::Value),
+            ]
+        };
+        layout().places().iter().map(cell).collect::<Vec<_>>().boxed()
+    }
+
+    fn read_back(layout: &Layout, state: StateRef<'_>) -> Vec<(Cell, Option<Origin>)> {
+        let owned = |cell| match cell {
+            CellRef::Absent => Cell::Absent,
+            CellRef::Null => Cell::Null,
+            CellRef::Value(value) => Cell::Value(value.to_owned()),
+        };
+        (0..layout.len())
+            .map(slot_at)
+            .map(|slot| (owned(state.cell(layout, slot)), state.origin(slot)))
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn rows_read_back_as_written(cells in cells()) {
+            let layout = layout();
+            let bytes = row(&layout, &cells);
+            let row = RowRef::access(&bytes).unwrap();
+            row.check(&layout).unwrap();
+            for (index, cell) in cells.iter().enumerate() {
+                prop_assert_eq!(row.cell(&layout, slot_at(index)), cell.borrowed());
+            }
+        }
+
+        /// The naive twin of `merge`: per slot the cell of the greatest origin that is not absent.
+        #[test]
+        fn merging_keeps_the_newest_cell_of_every_slot(
+            rows in proptest::collection::vec((cells(), 0_i64..5), 1..8)
+        ) {
+            let layout = layout();
+            let mut encoder = Encoder::default();
+            let mut state: Option<Vec<u8>> = None;
+            let mut naive = vec![(Cell::Absent, None); layout.len()];
+            for (index, (cells, time)) in rows.iter().enumerate() {
+                let from = origin(*time, index as u64 + 1);
+                let bytes = row(&layout, cells);
+                let row = RowRef::access(&bytes).unwrap();
+                let old = state.as_deref().map(|old| StateRef::access(old).unwrap());
+                let mut changes = old.is_none();
+                for (kept, cell) in naive.iter_mut().zip(cells) {
+                    if *cell != Cell::Absent && kept.1.is_none_or(|before| from > before) {
+                        *kept = (cell.clone(), Some(from));
+                        changes = true;
+                    }
+                }
+                let merged = encoder.merge(&layout, old, row, from);
+                prop_assert_eq!(merged.is_some(), changes);
+                state = merged.or(state);
+                let read = StateRef::access(state.as_deref().unwrap()).unwrap();
+                read.check(&layout).unwrap();
+                prop_assert_eq!(read_back(&layout, read), naive.clone());
+                prop_assert!(encoder.merge(&layout, Some(read), row, from).is_none());
+            }
+        }
+
+        #[test]
+        fn damaged_bytes_never_panic(cells in cells(), flip in any::<prop::sample::Index>()) {
+            let layout = layout();
+            let mut bytes = row(&layout, &cells);
+            let bit = flip.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(row) = RowRef::access(&bytes) && row.check(&layout).is_ok() {
+                for index in 0..layout.len() {
+                    let _ = row.cell(&layout, slot_at(index));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_view_that_gains_features_reads_its_old_rows() {
+        let old = Layout::new([FeatureType::Scalar(ScalarType::Int32)]);
+        let bytes = row(&old, &[Cell::Value(Value::Int32(7))]);
+        let new = layout();
+        let row = RowRef::access(&bytes).unwrap();
+        row.check(&new).unwrap();
+        assert_eq!(row.cell(&new, Slot(0)), CellRef::Value(ValueRef::Int32(7)));
+        assert_eq!(row.cell(&new, Slot(1)), CellRef::Absent);
+    }
+
+    /// The bytes on disk. If this fails, the format moved: that takes a new version, not a new
+    /// golden.
+    #[test]
+    fn golden_bytes() {
+        let layout = Layout::new(["int32", "string"].map(|text| FeatureType::parse(text).unwrap()));
+        let cells = [Cell::Value(Value::Int32(1)), Cell::Value(Value::String("ab".into()))];
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let full = row(&layout, &cells);
+        assert_eq!(hex(&full), GOLDEN_FULL);
+        let partial = row(&layout, &[Cell::Absent, Cell::Null]);
+        assert_eq!(hex(&partial), GOLDEN_PARTIAL);
+        let row = RowRef::access(&full).unwrap();
+        let state = Encoder::default().merge(&layout, None, row, origin(2, 3)).unwrap();
+        assert_eq!(hex(&state), GOLDEN_STATE);
+    }
+
+    const GOLDEN_FULL: &str = "01000000000000000200000061620200f0ffffff00000000e8ffffff0e000000";
+    const GOLDEN_PARTIAL: &str = "02020000000000000000000000000200f0ffffff02000000eaffffff0c000000";
+    const GOLDEN_STATE: &str = "010000000000000002000000616200020000000000000003000000000000000200dfffffff00000000d7ffffff0e000000";
+}
