@@ -33,7 +33,7 @@ pub struct PlannedChange {
 #[derive(Clone, Debug, Default)]
 pub struct Planned {
     /// In an order in which they apply. Where there are errors: those of the definitions that have
-    /// none, which can be applied without the rest.
+    /// none, which can be applied without the rest; nothing is dropped then.
     pub changes: Vec<PlannedChange>,
     /// Definitions that cannot be applied.
     pub errors: Vec<DefinitionError>,
@@ -90,7 +90,11 @@ pub fn diff(registry: &Registry, definitions: &Definitions, absent: Absent) -> P
         planner.service(projects[&*service.project], service);
     }
     if absent == Absent::Drop {
-        projects.values().for_each(|project| planner.prune(*project, definitions, &projects));
+        let each = || projects.iter().map(|(name, id)| (*name, *id));
+        each().for_each(|project| planner.refuse_orphans(project, definitions));
+        if planner.planned.errors.is_empty() {
+            each().for_each(|project| planner.prune(project, definitions));
+        }
     }
     projects.values().for_each(|project| planner.warn_of_ambiguity(registry, *project));
     planner.planned.errors.sort_by(|a, b| a.place.cmp(&b.place));

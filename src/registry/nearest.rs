@@ -7,7 +7,7 @@ use std::fmt;
 /// How many valid names a hint lists where none is near.
 const LISTED: usize = 8;
 /// How alike two names must be, from 0 to 1, for one to be meant by the other.
-const NEAR: f64 = 0.7;
+const NEAR: f64 = 0.65;
 
 /// The end of a message about an unknown name: `; did you mean "user_profile"?`.
 #[derive(Clone, PartialEq, Eq, Debug)]

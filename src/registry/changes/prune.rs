@@ -2,55 +2,54 @@
 //!
 //! It does not know additions and alterations; they are planned before.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::ids::ProjectId;
 use crate::registry::changes::Planner;
-use crate::registry::definitions::{
-    Definitions, EntityDefinition, Kind, ServiceDefinition, ViewDefinition,
-};
+use crate::registry::definitions::{Definitions, Kind};
 use crate::registry::model::View;
 use crate::registry::record::Change;
 
 impl Planner {
-    /// Drops what the project defines and `definitions` do not, and refuses where that is needed.
-    pub(super) fn prune(
-        &mut self,
-        project: ProjectId,
-        definitions: &Definitions,
-        projects: &BTreeMap<&str, ProjectId>,
-    ) {
-        let here = |name: &str| projects.get(name) == Some(&project);
-        let services: Vec<_> = self.after.services(project).cloned().collect();
+    /// Refuses views whose entity would be dropped.
+    pub(super) fn refuse_orphans(&mut self, project: (&str, ProjectId), definitions: &Definitions) {
+        let (name, id) = project;
+        for view in definitions.views.iter().filter(|view| &*view.project == name) {
+            let entity = &view.entity;
+            let is_declared = |d: &str, other: &str| d == entity.value && other == name;
+            let mut declared = definitions.entities.iter();
+            if self.after.find_entity(id, &entity.value).is_some()
+                && !declared.any(|declared| is_declared(&declared.name, &declared.project))
+            {
+                let message = format!(
+                    "entity \"{}\" is not in the definitions and cannot be dropped: this view \
+                     uses it",
+                    entity.value
+                );
+                self.refuse(&entity.place, Kind::InUse, message);
+            }
+        }
+    }
+
+    /// Drops what the project defines and `definitions` do not. Only where nothing was refused, so
+    /// that a mistake elsewhere never costs data.
+    pub(super) fn prune(&mut self, project: (&str, ProjectId), definitions: &Definitions) {
+        let (name, id) = project;
+        let services: Vec<_> = self.after.services(id).cloned().collect();
         for service in services {
-            let declared = |d: &ServiceDefinition| d.name == service.name && here(&d.project);
-            if !definitions.services.iter().any(declared) {
+            let mut declared = definitions.services.iter();
+            if !declared.any(|d| d.name == service.name && &*d.project == name) {
                 let text = format!("- service {}", service.name);
                 self.plan(Change::DropService { id: service.id }, text);
             }
         }
-        self.prune_views(project);
-        let entities: Vec<_> = self.after.entities(project).cloned().collect();
+        self.prune_views(id);
+        let entities: Vec<_> = self.after.entities(id).cloned().collect();
         for entity in entities {
-            let declared = |d: &EntityDefinition| d.name == entity.name && here(&d.project);
-            let in_use = self.after.views(project).any(|view| view.entity == entity.id);
-            if definitions.entities.iter().any(declared) {
-                continue;
-            }
-            if !in_use {
+            let mut declared = definitions.entities.iter();
+            if !declared.any(|d| d.name == entity.name && &*d.project == name) {
                 let text = format!("- entity {}", entity.name);
                 self.plan(Change::DropEntity { id: entity.id }, text);
-                continue;
-            }
-            let user = |d: &&ViewDefinition| d.entity.value == entity.name && here(&d.project);
-            if let Some(user) = definitions.views.iter().find(user) {
-                let message = format!(
-                    "entity \"{}\" is not in the definitions and cannot be dropped: this view uses \
-                     it",
-                    entity.name
-                );
-                self.refuse(&user.entity.place, Kind::InUse, message);
             }
         }
     }
@@ -61,10 +60,6 @@ impl Planner {
         // The default version goes last, so that another has to inherit only if one stays.
         doomed.sort_by_key(|view| self.is_default(view));
         for view in doomed {
-            if self.after.services_using(view.id).next().is_some() {
-                // The service itself was refused, which is reported.
-                continue;
-            }
             let is_other = |other: &&Arc<View>| other.name == view.name && other.id != view.id;
             let heir = self.after.views(project).find(is_other).map(|heir| heir.version);
             if let Some(version) = heir.filter(|_| self.is_default(&view)) {

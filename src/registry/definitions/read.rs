@@ -361,7 +361,8 @@ impl Reader<'_> {
 
     fn features(&mut self, table: Table<'_>, view: &str, place: &Place) -> Vec<Placed<Feature>> {
         let entries = table.children("features", self);
-        if table.get("features").is_none() || entries.is_empty() {
+        let written = table.get("features").map(|entry| &entry.node.content);
+        if written.is_none_or(|written| matches!(written, Content::Table(t) if t.is_empty())) {
             self.invalid(place, format!("view \"{view}\" needs at least one feature"));
         }
         if entries.len() > limits::FEATURES_PER_VIEW {
