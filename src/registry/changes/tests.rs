@@ -200,6 +200,17 @@ fn a_remaining_version_becomes_the_default_before_the_default_is_dropped() {
 }
 
 #[test]
+fn a_version_that_would_be_dropped_cannot_be_the_default() {
+    let registry = registry_of(&format!("{USER}{}", view("v", "features.a = \"int32\"")));
+    let text = format!("{USER}{}", view("v@2", "default_version = 1\nfeatures.a = \"bool\""));
+    let planned = plan_toml(&registry, &text, Absent::Drop);
+    assert_eq!(planned.errors.len(), 1, "{planned:#?}");
+    let expected = "t.toml:5: default_version: view \"v\" has no version 1";
+    assert_eq!(planned.errors[0].to_string(), expected);
+    assert!(planned.changes.iter().all(|planned| !planned.text.starts_with('-')), "{planned:#?}");
+}
+
+#[test]
 fn what_is_in_use_is_not_dropped() {
     let before =
         format!("{USER}{}[service.s]\nfeatures = [\"v:a\"]", view("v", "features.a = \"int32\""));
