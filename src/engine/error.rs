@@ -1,0 +1,58 @@
+//! What a refused operation says: a stable code, a sentence, and the places it is about.
+//!
+//! It does not know HTTP or gRPC; each door turns a [`Problem`] into its own words.
+
+use crate::history;
+use crate::metrics::Code;
+use crate::registry::plan::ResolveError;
+
+/// Why an operation was refused. Each has one [`Code`], which says what the caller can do.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct Problem {
+    /// The stable code.
+    pub code: Code,
+    /// What is wrong, where, the value and the limit.
+    pub detail: String,
+    /// The places in the request, at most [`crate::limits::PLACES_REPORTED`].
+    pub places: Vec<Place>,
+    /// When a retry may succeed, in seconds.
+    pub retry_after: Option<u32>,
+}
+
+/// One place in a refused request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The row, from 0.
+    pub index: Option<usize>,
+    /// The field or column.
+    pub field: String,
+    /// What was found there, shortened.
+    pub found: String,
+    /// What was expected.
+    pub expected: String,
+}
+
+impl Problem {
+    /// A problem without places.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let retry_after = match code {
+            Code::QueueFull | Code::NotReady | Code::Draining | Code::Overloaded => Some(1),
+            Code::ClockBehind | Code::DiskFull => Some(5),
+            _ => None,
+        };
+        Self { code, detail: detail.into(), places: Vec::new(), retry_after }
+    }
+
+    /// The same, with the places it is about.
+    #[must_use]
+    pub fn with_places(mut self, places: Vec<Place>) -> Self {
+        self.places = places;
+        self
+    }
+
+    /// A lookup or read that ran out of time.
+    pub fn deadline_exceeded() -> Self {
+        Self::new(Code::DeadlineExceeded, "the request's deadline has passed")
+    }
+}
