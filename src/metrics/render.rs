@@ -213,9 +213,7 @@ impl Metrics {
     /// has online.
     pub fn render(&self, views: &[ViewRows], now: ArrivalTime) -> String {
         let latencies: Vec<_> = (Route::ALL.iter())
-            .map(|route| {
-                (*route, self.latencies.snapshot(*route as usize, now, &LATENCY_BUCKETS))
-            })
+            .map(|route| (*route, self.latencies.snapshot(*route as usize, now, &LATENCY_BUCKETS)))
             .filter(|(_, snapshot)| snapshot.windows[Window::Start as usize].count > 0)
             .collect();
         let mut page = Page {
