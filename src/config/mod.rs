@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::limits::Limits;
 use crate::time::Span;
@@ -269,7 +270,13 @@ impl Storage {
 
 impl Log {
     fn read(reader: &mut Reader<'_>) -> Self {
-        let filter = |text: &str| EnvFilter::try_new(text).is_ok().then(|| text.to_owned());
+        let filter = |text: &str| {
+            // A bare word that is no level is a module to the filter, and would silence the rest.
+            let bare = |part: &&str| !part.contains(['=', '[', ']', '{', '}']);
+            let levels = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+            (text.split(',').filter(bare).all(levels) && EnvFilter::try_new(text).is_ok())
+                .then(|| text.to_owned())
+        };
         Self {
             format: reader.word("log.format", LogFormat::ALL),
             level: reader.text("log.level", "a level or a tracing filter", filter),
