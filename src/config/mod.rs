@@ -273,7 +273,8 @@ impl Log {
         let filter = |text: &str| {
             // A bare word that is no level is a module to the filter, and would silence the rest.
             let bare = |part: &&str| !part.contains(['=', '[', ']', '{', '}']);
-            let levels = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+            let levels =
+                |part: &str| !part.trim().is_empty() && part.trim().parse::<LevelFilter>().is_ok();
             (text.split(',').filter(bare).all(levels) && EnvFilter::try_new(text).is_ok())
                 .then(|| text.to_owned())
         };

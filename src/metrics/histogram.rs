@@ -114,9 +114,12 @@ impl Bounds {
 /// 800 KiB for its windows; one that never was takes nothing.
 pub struct Histograms {
     bounds: Bounds,
-    shards: Box<[CachePadded<Box<[Mutex<Option<Recent>>]>>]>,
+    shards: Box<[CachePadded<Shard>]>,
     past: Box<[Mutex<Past>]>,
 }
+
+/// A place for each series; those never used stay empty.
+type Shard = Box<[Mutex<Option<Recent>>]>;
 
 /// What one shard recorded since it was last folded into the past.
 struct Recent {
