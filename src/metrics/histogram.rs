@@ -114,9 +114,12 @@ impl Bounds {
 /// 800 KiB for its windows; one that never was takes nothing.
 pub struct Histograms {
     bounds: Bounds,
-    shards: Box<[CachePadded<Box<[Mutex<Option<Recent>>]>>]>,
+    shards: Box<[CachePadded<Shard>]>,
     past: Box<[Mutex<Past>]>,
 }
+
+/// A place for each series; those never used stay empty.
+type Shard = Box<[Mutex<Option<Recent>>]>;
 
 /// What one shard recorded since it was last folded into the past.
 struct Recent {
@@ -253,4 +256,101 @@ fn count_at_most(histogram: &Histogram<u64>, bounds: &[u64]) -> Vec<u64> {
         }
     }
     counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { low: 64, high: 60_000_000_000 };
+
+    fn at(seconds: i64) -> ArrivalTime {
+        ArrivalTime::from_micros(1_800_000_000_000_000 + seconds * 1_000_000)
+    }
+
+    fn counts(histograms: &Histograms, seconds: i64) -> [u64; 4] {
+        histograms.snapshot(0, at(seconds), &[]).windows.map(|window| window.count)
+    }
+
+    #[test]
+    fn quantiles_are_within_one_percent() {
+        let histograms = Histograms::new(1, BOUNDS);
+        for i in 1..=10_000_u64 {
+            histograms.record(0, i * 1_000, at(0));
+        }
+        let snapshot = histograms.snapshot(0, at(0), &[1_000, 1_000_000, 60_000_000_000]);
+        assert_eq!(snapshot.sum, 10_000 * 10_001 / 2 * 1_000);
+        let expected = [5_000_000, 9_000_000, 9_500_000, 9_900_000, 9_990_000, 10_000_000];
+        for window in &snapshot.windows {
+            assert_eq!(window.count, 10_000);
+            for (found, expected) in window.quantiles.into_iter().zip(expected) {
+                assert!(found.abs_diff(expected) * 100 <= expected, "{found} {expected}");
+            }
+        }
+        assert!(snapshot.at_most[1].abs_diff(1_000) <= 10, "{:?}", snapshot.at_most);
+        assert_eq!(snapshot.at_most[2], 10_000);
+    }
+
+    #[test]
+    fn values_leave_the_windows_as_time_passes() {
+        let histograms = Histograms::new(1, BOUNDS);
+        histograms.record(0, 1_000, at(0));
+        assert_eq!(counts(&histograms, 0), [1, 1, 1, 1]);
+        assert_eq!(counts(&histograms, 14), [1, 1, 1, 1]);
+        assert_eq!(counts(&histograms, 15), [1, 0, 1, 1]);
+        histograms.record(0, 2_000, at(61));
+        assert_eq!(counts(&histograms, 64), [2, 1, 2, 2]);
+        assert_eq!(counts(&histograms, 65), [2, 1, 1, 2]);
+        assert_eq!(counts(&histograms, 304), [2, 0, 0, 2]);
+        assert_eq!(counts(&histograms, 305), [2, 0, 0, 1]);
+        assert_eq!(counts(&histograms, 400), [2, 0, 0, 0]);
+        // The ring comes round to the place of the first value.
+        histograms.record(0, 3_000, at(62 * 5));
+        assert_eq!(counts(&histograms, 62 * 5), [3, 1, 1, 2]);
+    }
+
+    #[test]
+    fn what_an_idle_thread_recorded_long_ago_is_no_news() {
+        let histograms = Histograms::new(1, BOUNDS);
+        histograms.record(0, 1_000, at(0));
+        histograms.record(0, 1_000, at(10_000));
+        assert_eq!(counts(&histograms, 10_000), [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_does_not_stop_the_windows() {
+        let histograms = Histograms::new(1, BOUNDS);
+        histograms.record(0, 1_000, at(100_000));
+        histograms.record(0, 1_000, at(0));
+        assert_eq!(counts(&histograms, 0), [2, 1, 1, 1]);
+    }
+
+    #[test]
+    fn no_value_is_lost_between_threads_and_readers() {
+        let histograms = Histograms::new(1, BOUNDS);
+        std::thread::scope(|scope| {
+            for thread in 0..20 {
+                let histograms = &histograms;
+                scope.spawn(move || {
+                    for i in 0..5_000 {
+                        histograms.record(0, 1_000 + thread, at(i / 500));
+                    }
+                });
+            }
+            for i in 0..100 {
+                histograms.snapshot(0, at(i / 10), &[]);
+            }
+        });
+        assert_eq!(counts(&histograms, 9), [100_000; 4]);
+    }
+
+    #[test]
+    fn values_out_of_bounds_count_as_the_bound() {
+        let histograms = Histograms::new(1, BOUNDS);
+        histograms.record(0, 0, at(0));
+        histograms.record(0, u64::MAX, at(0));
+        let window = histograms.snapshot(0, at(0), &[]).windows[0];
+        assert_eq!(window.count, 2);
+        assert!(window.quantiles[5].abs_diff(BOUNDS.high) * 100 <= BOUNDS.high);
+    }
 }

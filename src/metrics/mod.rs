@@ -3,7 +3,7 @@
 //! It does not know who counts or who asks; it is passed in as an `Arc` and reads no clock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;

@@ -213,9 +213,7 @@ impl Metrics {
     /// has online.
     pub fn render(&self, views: &[ViewRows], now: ArrivalTime) -> String {
         let latencies: Vec<_> = (Route::ALL.iter())
-            .map(|route| {
-                (*route, self.latencies.snapshot(*route as usize, now, &LATENCY_BUCKETS))
-            })
+            .map(|route| (*route, self.latencies.snapshot(*route as usize, now, &LATENCY_BUCKETS)))
             .filter(|(_, snapshot)| snapshot.windows[Window::Start as usize].count > 0)
             .collect();
         let mut page = Page {
@@ -307,4 +305,93 @@ pub fn documentation() -> String {
         text.push_str(&format!("| `{name}` | {kind} | {labels} | {help} |\n"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time::Span;
+
+    fn start() -> ArrivalTime {
+        ArrivalTime::from_micros(1_800_000_000_000_000)
+    }
+
+    #[test]
+    fn the_names_are_these() {
+        let names: Vec<_> =
+            FAMILIES.iter().map(|f| f.name).chain(PLAIN.iter().map(|p| p.name)).collect();
+        assert_eq!(names.join("\n"), include_str!("names.txt").trim_end());
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+    }
+
+    #[test]
+    fn names_follow_the_rules_of_prometheus() {
+        let families = FAMILIES.iter().map(|f| (f.name, f.kind));
+        for (name, kind) in families.chain(PLAIN.iter().map(|p| (p.name, p.kind()))) {
+            assert!(name.starts_with("larder_"), "{name}");
+            assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+        }
+        for plain in PLAIN.iter().filter(|plain| plain.kept == Kept::Micros) {
+            assert!(plain.name.ends_with("_seconds"), "{}", plain.name);
+        }
+    }
+
+    #[test]
+    fn every_line_is_of_the_format() {
+        let metrics = Metrics::new(start());
+        let view = |project: &str| ViewRows {
+            project: project.to_owned(),
+            view: "a\"b\\c\nd".to_owned(),
+            rows: 3,
+        };
+        metrics.request(Route::Online, 200, Duration::from_micros(120), start());
+        metrics.request(Route::Push, 503, Duration::from_millis(7), start());
+        metrics.error(Code::QueueFull);
+        metrics.sync(12, Duration::from_millis(2), start());
+        metrics.disk_read(DiskSource::Cache, 5);
+        metrics.set_writes(WritesState::Full);
+        metrics.rows_accepted.add(41);
+        metrics.rows_accepted.increment();
+        metrics.connections_open.add(2);
+        metrics.connections_open.subtract(1);
+        metrics.recovery_time.set_span(Span::from_micros(1_500_000));
+        metrics.checkpoint_completed.set_time(start());
+        let now = start().plus(Span::from_seconds(30));
+        let text = metrics.render(&[view("default")], now);
+        for line in [
+            "larder_requests_total{route=\"online\",status=\"2xx\"} 1",
+            "larder_requests_total{route=\"push\",status=\"5xx\"} 1",
+            "larder_errors_total{code=\"QUEUE_FULL\"} 1",
+            "larder_errors_total{code=\"INTERNAL\"} 0",
+            "larder_request_duration_seconds_bucket{route=\"online\",le=\"0.0001\"} 0",
+            "larder_request_duration_seconds_bucket{route=\"online\",le=\"0.00025\"} 1",
+            "larder_request_duration_seconds_bucket{route=\"online\",le=\"+Inf\"} 1",
+            "larder_request_duration_seconds_sum{route=\"push\"} 0.007",
+            "larder_sync_requests_bucket{le=\"8\"} 0",
+            "larder_sync_requests_bucket{le=\"16\"} 1",
+            "larder_disk_tier_rows_total{source=\"cache\"} 5",
+            "larder_writes_state{state=\"full\"} 1",
+            "larder_writes_state{state=\"open\"} 0",
+            "larder_online_rows{project=\"default\",view=\"a\\\"b\\\\c\\nd\"} 3",
+            "larder_rows_accepted_total 42",
+            "larder_connections_open 1",
+            "larder_recovery_seconds 1.5",
+            "larder_checkpoint_age_seconds 30",
+            "larder_start_timestamp_seconds 1800000000",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        // The request was 30 seconds ago: in the minute, no longer in the 10 seconds.
+        assert!(text.contains("window=\"1m\",quantile=\"0.99\"}"));
+        assert!(!text.contains("window=\"10s\""));
+        assert!(!text.contains("route=\"batch\""));
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let (_, value) = line.rsplit_once(' ').unwrap();
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+        }
+    }
 }

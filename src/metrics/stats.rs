@@ -137,3 +137,47 @@ fn quantiles(summary: &Summary, scale: f64) -> Quantiles {
     let [p50, p90, p95, p99, p99_9, max] = summary.quantiles.map(|value| value as f64 / scale);
     Quantiles { count: summary.count, p50, p90, p95, p99, p99_9, max }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::time::Span;
+
+    #[test]
+    fn has_every_number_in_its_unit() {
+        let start = ArrivalTime::from_micros(1_800_000_000_000_000);
+        let metrics = Metrics::new(start);
+        metrics.set_writes(super::super::WritesState::Open);
+        metrics.request(Route::Online, 200, Duration::from_millis(2), start);
+        metrics.request(Route::Online, 404, Duration::from_millis(2), start);
+        metrics.error(Code::UnknownView);
+        metrics.sync(3, Duration::from_millis(4), start);
+        metrics.rows_accepted.add(7);
+        metrics.recovery_time.set_span(Span::from_micros(2_500_000));
+        let now = start.plus(Span::from_seconds(20));
+        let stats = serde_json::to_value(metrics.stats(Vec::new(), now)).unwrap();
+        let close = |pointer: &str, expected: f64| {
+            let found = stats.pointer(pointer).and_then(serde_json::Value::as_f64);
+            let found = found.unwrap_or_else(|| panic!("{pointer} is not in {stats}"));
+            assert!((found - expected).abs() <= expected * 0.01, "{pointer}: {found}");
+        };
+        close("/uptime_seconds", 20.0);
+        close("/latency_ms/online/since_start/count", 2.0);
+        close("/latency_ms/online/since_start/p99.9", 2.0);
+        close("/latency_ms/online/last_1m/max", 2.0);
+        close("/latency_ms/online/last_10s/count", 0.0);
+        close("/latency_ms/online/last_10s/p50", 0.0);
+        close("/sync_ms/last_5m/p50", 4.0);
+        close("/sync_requests/since_start/p50", 3.0);
+        close("/requests/online/2xx", 1.0);
+        close("/requests/online/4xx", 1.0);
+        close("/errors/UNKNOWN_VIEW", 1.0);
+        close("/disk_tier/cache", 0.0);
+        close("/numbers/rows_accepted", 7.0);
+        close("/numbers/recovery_seconds", 2.5);
+        assert_eq!(stats["writes"], "open");
+        assert!(stats["latency_ms"].get("batch").is_none());
+    }
+}
