@@ -13,7 +13,8 @@ use crate::engine::stores::{Store, StoreError, Stores};
 use crate::history::record::Row;
 use crate::ids::{Sequence, ViewId};
 use crate::recency::Origin;
-use crate::registry::model::{Registry, View};
+use crate::registry::Registry;
+use crate::registry::model::View;
 
 /// What a row did to the online state of its entity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,12 +91,12 @@ impl Applier {
         let archive = |source| ApplyError::Archive { sequence, view: row.view, source };
         let cells = RowRef::access(row.archive).map_err(archive)?;
         if !checked {
-            cells.check(&view.layout).map_err(archive)?;
+            cells.check(&view.layout()).map_err(archive)?;
         }
         let from = Origin { event_time: row.event_time, sequence };
         let encoder = &mut self.encoder;
         let changed = store
-            .update(row.key, |old| encoder.merge(&view.layout, old.map(state), cells, from))
+            .update(row.key, |old| encoder.merge(&view.layout(), old.map(state), cells, from))
             .map_err(|source| ApplyError::Store { sequence, view: row.view, source })?;
         Ok(if changed { Applied::Changed } else { Applied::Superseded })
     }
@@ -127,7 +128,7 @@ impl Applier {
                     stored.as_deref().map(state)
                 }
             };
-            match self.encoder.merge(&view.layout, old, cells, from) {
+            match self.encoder.merge(&view.layout(), old, cells, from) {
                 Some(merged) => {
                     ahead.insert(entity, merged);
                 }

@@ -5,8 +5,8 @@
 use crate::engine::idempotency::IdempotencyTable;
 use crate::history::manifest::ControlSnapshot;
 use crate::ids::Sequence;
-use crate::registry::model::Registry;
-use crate::registry::record::{RecordError, decode_snapshot, encode_snapshot};
+use crate::registry::Registry;
+use crate::registry::record::{ApplyError, RecordError, decode_snapshot, encode_snapshot};
 
 /// The format this release writes.
 const FORMAT: u16 = 1;
@@ -30,6 +30,9 @@ pub enum ControlError {
     /// The definitions in it cannot be read.
     #[error("control snapshot: {0}")]
     Registry(#[from] RecordError),
+    /// The definitions in it contradict each other.
+    #[error("control snapshot: {0}")]
+    Definitions(#[from] ApplyError),
 }
 
 /// What a snapshot holds.
@@ -43,7 +46,7 @@ pub(super) struct Control {
 impl Default for Control {
     fn default() -> Self {
         Self {
-            registry: Registry::default(),
+            registry: Registry::new(),
             registry_sequence: Sequence::ZERO,
             idempotency: IdempotencyTable::default(),
         }
@@ -57,7 +60,7 @@ pub(super) fn encode(
     idempotency: &IdempotencyTable,
     covers: Sequence,
 ) -> ControlSnapshot {
-    let definitions = encode_snapshot(registry);
+    let definitions = encode_snapshot(&registry.to_snapshot());
     let length = u32::try_from(definitions.len()).expect("definitions are far below 4 GiB");
     let mut bytes = Vec::with_capacity(HEAD + definitions.len());
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
@@ -65,7 +68,7 @@ pub(super) fn encode(
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&definitions);
     idempotency.encode(&mut bytes);
-    ControlSnapshot { covers, bytes }
+    ControlSnapshot { covers, bytes: bytes.into() }
 }
 
 /// Reads what [`encode`] wrote.
@@ -80,7 +83,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     let length = u32::from_le_bytes(head[10..].try_into().expect("four bytes"));
     let (definitions, keys) = rest.split_at_checked(length as usize).ok_or_else(short)?;
     Ok(Control {
-        registry: decode_snapshot(definitions)?,
+        registry: Registry::from_snapshot(&decode_snapshot(definitions)?)?,
         registry_sequence: Sequence(registry_sequence),
         idempotency: IdempotencyTable::decode(keys).ok_or_else(short)?,
     })

@@ -12,8 +12,8 @@ use crate::ids::{ProjectId, Sequence};
 use crate::metrics::Code;
 use crate::registry::changes::{self, Plan};
 use crate::registry::definitions::Definitions;
-use crate::registry::model::{Change, Registry};
-use crate::registry::record::encode_change;
+use crate::registry::Registry;
+use crate::registry::record::{Change, encode_change};
 
 /// How definitions are applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -87,7 +87,7 @@ fn commit(writer: &mut Writer, registry: &Registry, changes: &[&Change]) -> Resu
     let mut after = registry.clone();
     let mut request = RequestBuilder::new(None).map_err(|error| internal(&error))?;
     for change in changes {
-        after = after.apply(change).map_err(|error| internal(&error))?;
+        after.apply(change).map_err(|error| internal(&error))?;
         request.control(&encode_change(change));
     }
     let request = request.finish().map_err(|error| internal(&error))?;

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use crate::archive::StateRef;
 use crate::engine::cold::ColdStates;
-use crate::engine::stores::Store;
+use crate::engine::stores::{Store, Stores};
 use crate::recency::{Status, is_fresh};
-use crate::registry::plan::{Column, Plan};
+use crate::ids::ProjectId;
+use crate::registry::plan::{Ask, Column, Plan, What};
 use crate::time::EventTime;
 use crate::value::cell::{CellRef, ValueRef};
 use crate::value::layout::Layout;
@@ -23,6 +24,11 @@ pub struct LookupPlan {
 }
 
 impl LookupPlan {
+    pub(super) fn new(plan: Plan, stores: &Stores) -> Self {
+        let stores = plan.sources.iter().map(|source| stores.of(&source.view)).collect();
+        Self { plan, stores }
+    }
+
     /// Whether a view of it lies on disk, so that `fetch_cold` has to run first.
     pub fn has_disk_tier(&self) -> bool {
         self.stores.iter().any(|store| matches!(store, Store::Disk(_)))
@@ -136,7 +142,7 @@ pub(super) fn answer_row(
     mut emit: impl FnMut(usize, Answer<'_>),
 ) {
     for (index, column) in plan.columns.iter().enumerate() {
-        let layout = &plan.sources[column.source].view.layout;
+        let layout = plan.sources[column.source].view.layout();
         emit(index, answer_column(column, layout, states[column.source], now));
     }
 }
@@ -163,6 +169,23 @@ fn answer_column<'a>(
     let default = || column.default.as_ref().map(|default| default.borrowed());
     let defaulted = value.is_none() && column.default.is_some();
     Answer { status, value: value.or_else(default), defaulted, event_time }
+}
+
+/// The bytes a plan is found by: everything that decides how it compiles, but the registry.
+pub(super) fn shape(project: ProjectId, ask: &Ask<'_>) -> Box<[u8]> {
+    let mut shape = project.0.to_le_bytes().to_vec();
+    shape.push(ask.purpose as u8);
+    let names: &[&str] = match &ask.what {
+        What::Features(names) => names,
+        What::Service(name) => std::slice::from_ref(name),
+    };
+    shape.push(u8::from(matches!(ask.what, What::Service(_))));
+    shape.push(u8::from(ask.entity_type.is_some()));
+    for name in ask.entity_type.iter().chain(names) {
+        shape.extend_from_slice(&name.len().to_le_bytes());
+        shape.extend_from_slice(name.as_bytes());
+    }
+    shape.into()
 }
 
 /// The plans the doors asked for, by shape.

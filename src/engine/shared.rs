@@ -14,7 +14,7 @@ use crate::history::History;
 use crate::ids::Sequence;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::registry::model::Registry;
+use crate::registry::Registry;
 use crate::time::{ArrivalTime, Clock, EventTime, Span};
 
 /// The shared state. The writer thread publishes; everybody else reads.

@@ -4,7 +4,9 @@
 //! It does not know who asks; jobs come from the queue, answers go back the way they came.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::RecvTimeoutError;
@@ -12,12 +14,13 @@ use crossbeam::channel::RecvTimeoutError;
 use crate::engine::apply::{Applied, Applier, ApplyError};
 use crate::engine::define;
 use crate::engine::error::{Place, Problem};
-use crate::engine::idempotency::{First, IdempotencyTable};
+use crate::engine::idempotency::{First, Idempotency, IdempotencyTable};
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, Durability};
-use crate::history::record::{EncodedRequest, Record, Row};
-use crate::history::writer::{AppendError, Writer as HistoryWriter};
+use crate::history::record::{EncodedRequest, Record, Row, Source, SourceKind};
+use crate::history::manifest::ControlSnapshot;
+use crate::history::writer::{WriteError, Writer as HistoryWriter};
 use crate::ids::{ProjectId, Sequence};
 use crate::limits;
 use crate::metrics::{Code, WritesState};
@@ -29,6 +32,19 @@ const GROUP_REQUESTS: usize = 4096;
 const GROUP_BYTES: usize = 16 << 20;
 /// How long after the last write its durable mark is written.
 const MARK_AFTER: Duration = Duration::from_millis(500);
+
+/// Starts the writer thread.
+pub(super) fn start(writer: Writer, waiting: Waiting) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("larder-writer".to_owned()).spawn(move || {
+        let shared = writer.shared.clone();
+        let run = catch_unwind(AssertUnwindSafe(|| writer.run(&waiting)));
+        if run.is_err() {
+            // Nobody can tell what the writer left half done: lookups go on, writes do not.
+            tracing::error!("the writer panicked; writes have stopped until a restart");
+            shared.metrics.set_writes(WritesState::Stopped);
+        }
+    })
+}
 
 /// Everything only the writer thread touches.
 pub(super) struct Writer {
@@ -93,7 +109,7 @@ impl Writer {
 
     fn idle(&mut self) {
         match self.shared.durability {
-            Durability::Interval if self.history.written() > self.history.durable() => {
+            Durability::Interval if self.shared.history.written() > self.shared.history.durable() => {
                 let _ = self.sync(0);
             }
             Durability::Sync if self.unmarked => {
@@ -176,7 +192,7 @@ impl Writer {
     fn admit(&mut self, jobs: Vec<WriteJob>, arrival: ArrivalTime) -> Vec<Pending> {
         let mut group: Vec<Pending> = Vec::with_capacity(jobs.len());
         let mut keyed: HashMap<(ProjectId, String), usize> = HashMap::new();
-        let mut next = self.history.written().next();
+        let mut next = self.history.last().next();
         for mut job in jobs {
             if let Some(idempotency) = &job.idempotency {
                 let known = self.idempotency.get(job.project, &idempotency.key, arrival);
@@ -243,7 +259,7 @@ impl Writer {
     /// Checks what may have changed since the door did, and settles event times.
     fn recheck(&self, job: &mut WriteJob, arrival: ArrivalTime) -> Result<(), Problem> {
         let registry = self.shared.registry.load();
-        if registry.revision != job.revision {
+        if registry.revision() != job.revision {
             // A view only gains features, so a row stays valid for as long as its view lives.
             for view in &job.views {
                 if registry.view(*view).is_none() {
@@ -290,14 +306,14 @@ impl Writer {
         let bytes = requests.iter().map(|request| request.length()).sum();
         if self.history.needs_roll(bytes) {
             let control = self.control_snapshot();
-            self.history.roll(bytes, &control).map_err(|error| self.refused(&error))?;
+            self.history.roll(Some(control), bytes).map_err(|error| self.refused(&error))?;
         }
         let appended =
             self.history.append(requests, arrival).map_err(|error| self.refused(&error))?;
         self.last_arrival = arrival;
         let metrics = &self.shared.metrics;
         metrics.frames.increment();
-        metrics.history_written_bytes.add(appended.bytes);
+        metrics.history_written_bytes.add(appended.bytes as u64);
         metrics.sequence_written.set(appended.last.0);
         Ok(appended.last)
     }
@@ -324,7 +340,7 @@ impl Writer {
         self.unmarked = true;
         let metrics = &self.shared.metrics;
         metrics.sync(requests, watch.elapsed(), self.shared.clock.now());
-        metrics.sequence_durable.set(self.history.durable().0);
+        metrics.sequence_durable.set(self.shared.history.durable().0);
         self.set_state(WritesState::Open);
         Ok(())
     }
@@ -339,12 +355,18 @@ impl Writer {
             let superseded = self
                 .applier
                 .preview(rows, group[index].first)
-                .map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+                .map_err(internal)?;
             let pending = &mut group[index];
             pending.superseded = superseded;
             if let Some(idempotency) = &pending.job.idempotency {
-                let position = encode_position(&idempotency.content, superseded);
-                pending.job.request.set_position(&position);
+                let (id, position) =
+                    encode_source(pending.job.project, idempotency, superseded);
+                let source = Source {
+                    kind: SourceKind::Idempotency,
+                    id: &id,
+                    position: &position,
+                };
+                pending.job.request.set_source(source).map_err(internal)?;
             }
         }
         Ok(())
@@ -393,33 +415,33 @@ impl Writer {
     }
 
     /// What the manifest keeps beside the log: definitions, ids and idempotency keys.
-    pub(super) fn control_snapshot(&self) -> crate::history::manifest::ControlSnapshot {
+    pub(super) fn control_snapshot(&self) -> ControlSnapshot {
         crate::engine::control::encode(
             &self.shared.registry.load(),
             self.registry_sequence,
             &self.idempotency,
-            self.history.written(),
+            self.history.last(),
         )
     }
 
     fn save_control(&mut self) -> Result<(), Problem> {
         self.sync(0)?;
         let control = self.control_snapshot();
-        self.history.save_control(&control).map_err(|error| self.refused(&error))
+        self.history.save_control(control).map_err(|error| self.refused(&error))
     }
 
     fn stop(&mut self) -> Result<(), Problem> {
         self.sync(0)?;
         let control = self.control_snapshot();
-        self.history.save_control(&control).map_err(|error| self.refused(&error))?;
+        self.history.save_control(control).map_err(|error| self.refused(&error))?;
         self.set_state(WritesState::Closed);
         Ok(())
     }
 
     /// What an append that failed means for the caller and for later writes.
-    fn refused(&self, error: &AppendError) -> Problem {
+    fn refused(&self, error: &WriteError) -> Problem {
         match error {
-            AppendError::Full(_) => {
+            WriteError::Full(_) => {
                 self.set_state(WritesState::Full);
                 let detail = format!("{error}; nothing was written, reads go on");
                 Problem::new(Code::DiskFull, detail)
@@ -470,18 +492,43 @@ fn future_places(request: &EncodedRequest, latest_allowed: EventTime) -> Vec<Pla
         .collect()
 }
 
-/// The position of an idempotency source in history: the content's hash, then how many rows of the
-/// first write were superseded.
-pub(super) fn encode_position(content: &[u8; 16], superseded: u64) -> [u8; 24] {
-    let mut position = [0; 24];
-    position[..16].copy_from_slice(content);
+/// The source of a write with an idempotency key, as history keeps it: the project and the key;
+/// the hash of the content and how many rows of the first write were superseded.
+fn encode_source(
+    project: ProjectId,
+    idempotency: &Idempotency,
+    superseded: u64,
+) -> (Vec<u8>, [u8; POSITION_BYTES]) {
+    let mut id = project.0.to_le_bytes().to_vec();
+    id.extend_from_slice(idempotency.key.as_bytes());
+    let mut position = [0; POSITION_BYTES];
+    position[..16].copy_from_slice(&idempotency.content);
     position[16..].copy_from_slice(&superseded.to_le_bytes());
-    position
+    (id, position)
 }
+
+/// Reads what [`encode_source`] wrote: project, key, hash of the content, rows superseded.
+pub(super) fn decode_source(source: Source<'_>) -> Option<(ProjectId, &str, [u8; 16], u64)> {
+    let (project, key) = source.id.split_first_chunk::<4>()?;
+    let position: &[u8; POSITION_BYTES] = source.position.try_into().ok()?;
+    let (content, superseded) = position.split_first_chunk::<16>()?;
+    Some((
+        ProjectId(u32::from_le_bytes(*project)),
+        std::str::from_utf8(key).ok()?,
+        *content,
+        u64::from_le_bytes(superseded.try_into().ok()?),
+    ))
+}
+
+const POSITION_BYTES: usize = 16 + 8;
 
 fn mismatch(key: &str) -> Problem {
     let detail = format!("the idempotency key {key} was used for another request; use a new one");
     Problem::new(Code::IdempotencyMismatch, detail)
+}
+
+fn internal(error: impl std::error::Error) -> Problem {
+    Problem::new(Code::Internal, error.to_string())
 }
 
 fn refuse(group: Vec<Pending>, problem: &Problem) {

@@ -11,7 +11,8 @@ use crate::history::record::{EncodedRequest, RecordError, RequestBuilder, Row, S
 use crate::ids::{Sequence, Slot, ViewId};
 use crate::limits::Limits;
 use crate::metrics::Code;
-use crate::registry::model::{Registry, View};
+use crate::registry::Registry;
+use crate::registry::model::View;
 use crate::time::EventTime;
 use crate::value::cell::CellRef;
 
@@ -108,7 +109,7 @@ impl WriteBatch {
             rows: 0,
             row_bytes: limits.row_bytes,
             key_bytes: limits.key_bytes,
-            revision: registry.revision,
+            revision: registry.revision(),
         })
     }
 
@@ -117,7 +118,7 @@ impl WriteBatch {
         if !self.views.contains(&view.id) {
             self.views.push(view.id);
         }
-        self.encoder.start(&view.layout);
+        self.encoder.start(&view.layout());
         if self.view.as_ref().is_none_or(|before| before.id != view.id) {
             self.view = Some(view.clone());
         }
@@ -129,7 +130,7 @@ impl WriteBatch {
     /// If no row was begun, or its view has no such slot.
     pub fn set(&mut self, slot: Slot, cell: CellRef<'_>) {
         let view = self.view.as_ref().expect("a row was begun");
-        self.encoder.set(&view.layout, slot, cell);
+        self.encoder.set(&view.layout(), slot, cell);
     }
 
     /// Ends the row. Without an event time it happened when it arrives.
