@@ -2,9 +2,9 @@
 //!
 //! It does not know HTTP or gRPC; each door turns a [`Problem`] into its own words.
 
-use crate::history;
+use crate::history::record::RecordError;
 use crate::metrics::Code;
-use crate::registry::plan::ResolveError;
+use crate::registry::resolve::ResolveError;
 
 /// Why an operation was refused. Each has one [`Code`], which says what the caller can do.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
@@ -54,5 +54,22 @@ impl Problem {
     /// A lookup or read that ran out of time.
     pub fn deadline_exceeded() -> Self {
         Self::new(Code::DeadlineExceeded, "the request's deadline has passed")
+    }
+}
+
+impl From<ResolveError> for Problem {
+    fn from(error: ResolveError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<RecordError> for Problem {
+    fn from(error: RecordError) -> Self {
+        let code = match error {
+            RecordError::RequestTooLong { .. } => Code::LimitExceeded,
+            RecordError::Empty => Code::InvalidValue,
+            _ => Code::Internal,
+        };
+        Self::new(code, error.to_string())
     }
 }

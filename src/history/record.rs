@@ -204,6 +204,25 @@ impl EncodedRequest {
         self.latest = cap;
     }
 
+    /// Says where the request came from.
+    ///
+    /// # Errors
+    /// The source's id or position is 64 KiB or longer.
+    ///
+    /// # Panics
+    /// If it was said before.
+    pub fn set_source(&mut self, source: Source<'_>) -> Result<(), RecordError> {
+        assert_eq!(self.bytes[4], 0, "the source of a request is set once");
+        let head = RequestBuilder::new(Some(source))?;
+        let head = &head.bytes[4..head.count_at];
+        let added = head.len() - 1;
+        self.bytes.splice(4..5, head.iter().copied());
+        self.times.iter_mut().for_each(|at| *at += added as u32);
+        let length = self.bytes.len() as u32 - 4;
+        self.bytes[..4].copy_from_slice(&length.to_le_bytes());
+        Ok(())
+    }
+
     /// Reads it back, as if its first record had the sequence `first`.
     ///
     /// # Errors
@@ -460,6 +479,21 @@ mod tests {
 
     fn row<'a>(time: i64, key: &'a [u8], archive: &'a [u8]) -> Row<'a> {
         Row { view: ViewId(3), event_time: EventTime::from_micros(time), key, archive }
+    }
+
+    #[test]
+    fn a_source_set_late_reads_as_one_set_first() {
+        let source = Source { kind: SourceKind::Idempotency, id: b"key", position: b"hash" };
+        let build = |source| {
+            let mut builder = RequestBuilder::new(source).unwrap();
+            builder.row(&row(5, b"key", b"archive"));
+            builder.row(&row(i64::MAX, b"k", b"a"));
+            builder.finish().unwrap()
+        };
+        let (first, mut late) = (build(Some(source)), build(None));
+        late.set_source(source).unwrap();
+        assert_eq!(late.bytes, first.bytes);
+        assert_eq!(late.times, first.times);
     }
 
     fn example() -> [EncodedRequest; 2] {
