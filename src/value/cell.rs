@@ -323,6 +323,18 @@ impl ArrayBuilder {
         self.count
     }
 
+    /// Begins another array of `element` in the same memory.
+    pub fn start(&mut self, element: ScalarType) {
+        self.element = element;
+        self.count = 0;
+        self.bytes.clear();
+    }
+
+    /// The array so far.
+    pub fn borrowed(&self) -> ArrayRef<'_> {
+        ArrayRef { element: self.element, count: self.count, bytes: &self.bytes }
+    }
+
     /// The array.
     pub fn finish(self) -> Array {
         Array { element: self.element, count: self.count, bytes: self.bytes.into() }
