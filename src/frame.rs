@@ -257,10 +257,10 @@ mod tests {
             "07000000",                         // epoch
             "02000000",                         // count
             "2900000000000000",                 // first
-            "00803fd9ad490600",                 // arrival
+            "003049d4ad490600",                 // arrival
             "2800000000000000",                 // durable
             "07000000",                         // payload length
-            "CRC",
+            "1cf36ad8",                         // CRC-32C of all but itself
             "7061796c6f6164",
         );
         assert_eq!(hex, golden);

@@ -288,9 +288,7 @@ impl Index {
                 }
             }
         }
-        let FrameEnd { last, arrival } =
-            FrameEnd { last: frame.header.last(), arrival: frame.header.arrival };
-        self.frames.push(FrameEnd { last, arrival });
+        self.frames.push(FrameEnd { last: frame.header.last(), arrival: frame.header.arrival });
         Ok(())
     }
 

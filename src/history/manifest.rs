@@ -287,9 +287,9 @@ mod tests {
             "30313233343536373839616263646566", // store
             "05000000",                         // epoch
             "5400000000000000",                 // length of what follows the header
-            "CRC",
-            "4d00000000000000", // last arrival
-            "02000000",         // segments
+            "d5e9a281",                         // CRC-32C of all but itself
+            "4d00000000000000",                 // last arrival
+            "02000000",                         // segments
             "0100000000000000010900000000000000",
             "0a00000000000000000000000000000000",
             "01000000", // floors

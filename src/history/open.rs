@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::manifest::{self, ControlSnapshot, LoadError, Manifest, ManifestError, SegmentEntry};
 use super::segment::{self, Examined, HeaderError, Segment, SegmentHeader};
-use super::writer::{self, Options, Writer};
+use super::writer::{self, Options, SEGMENT_BYTES_MAX, Writer};
 use super::{Damage, History};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind, DiskFile};
 use crate::frame;
@@ -63,6 +63,8 @@ impl fmt::Display for Cut {
 /// * [`OpenError::Disk`], [`OpenError::Random`]: the machine failed.
 pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened, OpenError> {
     let directory = root.join("history");
+    let segment_bytes = options.segment_bytes.min(SEGMENT_BYTES_MAX);
+    let options = Options { segment_bytes };
     disk.create_dir_all(&directory)?;
     let lock = disk.lock_exclusive(&root.join("LOCK")).map_err(|error| match error.kind() {
         DiskErrorKind::Locked => OpenError::Locked { path: root.to_owned() },

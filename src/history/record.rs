@@ -548,7 +548,7 @@ mod tests {
         let hex: String = payload().iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = concat!(
             "0100000002000000",   // format, reserved, requests
-            "40000000",           // length of the first request
+            "3d000000",           // length of the first request
             "02",                 // source kind
             "0700746f7069632f30", // source id
             "02003132",           // source position

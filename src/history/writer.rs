@@ -18,11 +18,14 @@ use crate::time::ArrivalTime;
 /// A frame buffer larger than this is given back after its frame.
 const BUFFER_BYTES_KEPT: usize = 16 << 20;
 
+/// Longest segment that may be asked for, in bytes; offsets in it stay within 32 bits.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
 /// Sizes, so that tests can reach every border.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Length of a segment in bytes, set aside at once; at most 1 GiB. A frame that is longer gets
-    /// a segment of its own length.
+    /// Length of a segment in bytes, set aside at once; at most [`SEGMENT_BYTES_MAX`]. A frame
+    /// that is longer gets a segment of its own length.
     pub segment_bytes: u64,
 }
 
