@@ -11,8 +11,8 @@ use crate::archive::{Encoder, RowRef};
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Batch, LookupPlan, answer_row, state};
 use crate::engine::shared::Shared;
-use crate::history::History;
-use crate::history::index::{IndexError, RowAt};
+use crate::history::index::{AsOf as HistoryAsOf, RowAt};
+use crate::history::{History, ReadError};
 use crate::ids::{Sequence, Slot};
 use crate::metrics::Code;
 use crate::recency::Origin;
@@ -64,7 +64,7 @@ pub(super) fn read(shared: &Shared, ask: AsOf) -> Result<AsOfAnswers, Problem> {
             columns.map(|column| column.slot).collect()
         })
         .collect();
-    let mut fold = Fold::new(&shared.history, upto);
+    let mut fold = Fold::new(&shared.history, upto)?;
     let mut states = Vec::with_capacity(ask.batch.rows() * plan.sources.len());
     for row in 0..ask.batch.rows() {
         for (source, wanted) in plan.sources.iter().zip(&wanted) {
@@ -77,15 +77,15 @@ pub(super) fn read(shared: &Shared, ask: AsOf) -> Result<AsOfAnswers, Problem> {
 
 /// Folds the rows of history into states.
 pub(super) struct Fold<'h> {
-    history: &'h History,
-    upto: Sequence,
+    history: HistoryAsOf<'h>,
     encoder: Encoder,
 }
 
 impl<'h> Fold<'h> {
     /// Sees the rows up to the sequence `upto`.
-    pub(super) fn new(history: &'h History, upto: Sequence) -> Self {
-        Self { history, upto, encoder: Encoder::default() }
+    pub(super) fn new(history: &'h History, upto: Sequence) -> Result<Self, Problem> {
+        let history = history.as_of(upto).map_err(|error| damaged(&error))?;
+        Ok(Self { history, encoder: Encoder::default() })
     }
 
     /// The state of `key` at `at`, complete in the `wanted` slots.
@@ -123,7 +123,7 @@ impl<'h> Fold<'h> {
             if complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         self.history
-            .rows_before(view.id, key, at, self.upto, &mut visit)
+            .rows_before(view.id, key, at, &mut visit)
             .map_err(|error| damaged(&error))?;
         match unfit {
             None => Ok(folded),
@@ -135,7 +135,7 @@ impl<'h> Fold<'h> {
     }
 }
 
-fn damaged(error: &IndexError) -> Problem {
+fn damaged(error: &ReadError) -> Problem {
     tracing::error!(%error, "history cannot be read");
     Problem::new(Code::Internal, format!("history cannot be read: {error}"))
 }

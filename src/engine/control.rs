@@ -2,8 +2,10 @@
 //!
 //! It does not know how the registry or the idempotency table encode themselves.
 
+use std::sync::Arc;
+
 use crate::engine::idempotency::IdempotencyTable;
-use crate::history::manifest::ControlSnapshot;
+use crate::engine::positions::Positions;
 use crate::ids::Sequence;
 use crate::registry::Registry;
 use crate::registry::record::{ApplyError, RecordError, decode_snapshot, encode_snapshot};
@@ -39,6 +41,7 @@ pub enum ControlError {
 pub(super) struct Control {
     pub(super) registry: Registry,
     pub(super) registry_sequence: Sequence,
+    pub(super) positions: Positions,
     pub(super) idempotency: IdempotencyTable,
 }
 
@@ -48,18 +51,20 @@ impl Default for Control {
         Self {
             registry: Registry::new(),
             registry_sequence: Sequence::ZERO,
+            positions: Positions::default(),
             idempotency: IdempotencyTable::default(),
         }
     }
 }
 
-/// Format, sequence of the last definition change, length of the registry, registry, keys.
+/// Format, sequence of the last definition change, length of the registry, registry, positions,
+/// keys.
 pub(super) fn encode(
     registry: &Registry,
     registry_sequence: Sequence,
+    positions: &Positions,
     idempotency: &IdempotencyTable,
-    covers: Sequence,
-) -> ControlSnapshot {
+) -> Arc<[u8]> {
     let definitions = encode_snapshot(&registry.to_snapshot());
     let length = u32::try_from(definitions.len()).expect("definitions are far below 4 GiB");
     let mut bytes = Vec::with_capacity(HEAD + definitions.len());
@@ -67,8 +72,9 @@ pub(super) fn encode(
     bytes.extend_from_slice(&registry_sequence.0.to_le_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&definitions);
+    positions.encode(&mut bytes);
     idempotency.encode(&mut bytes);
-    ControlSnapshot { covers, bytes: bytes.into() }
+    bytes.into()
 }
 
 /// Reads what [`encode`] wrote.
@@ -81,10 +87,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     }
     let registry_sequence = u64::from_le_bytes(head[2..10].try_into().expect("eight bytes"));
     let length = u32::from_le_bytes(head[10..].try_into().expect("four bytes"));
-    let (definitions, keys) = rest.split_at_checked(length as usize).ok_or_else(short)?;
+    let (definitions, mut keys) = rest.split_at_checked(length as usize).ok_or_else(short)?;
     Ok(Control {
         registry: Registry::from_snapshot(&decode_snapshot(definitions)?)?,
         registry_sequence: Sequence(registry_sequence),
+        positions: Positions::decode(&mut keys).ok_or_else(short)?,
         idempotency: IdempotencyTable::decode(keys).ok_or_else(short)?,
     })
 }

@@ -10,20 +10,45 @@ use crate::engine::write::Writer;
 use crate::history::record::RequestBuilder;
 use crate::ids::{ProjectId, Sequence};
 use crate::metrics::Code;
-use crate::registry::changes::{self, Plan};
+use crate::registry::changes::{self, Absent, PlannedChange};
 use crate::registry::definitions::Definitions;
 use crate::registry::Registry;
+use crate::registry::drops;
 use crate::registry::record::{Change, encode_change};
 
+/// What becomes of the rest when some definitions cannot be applied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnError {
+    /// Nothing is applied and the mistakes are the answer.
+    ApplyNothing,
+    /// What has no mistake is applied, and the mistakes are among the warnings: a server that
+    /// reads its definitions at start keeps serving.
+    ApplyTheRest,
+}
+
 /// How definitions are applied.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DefineOptions {
-    /// Drop what stands but is not among the definitions.
-    pub prune: bool,
+    /// What becomes of definitions that stand but are not in the texts.
+    pub absent: Absent,
+    /// What becomes of the rest when some cannot be applied.
+    pub on_error: OnError,
     /// Only say what would change.
     pub dry_run: bool,
     /// Refuse unless the last definition change has this sequence.
     pub if_match: Option<Sequence>,
+}
+
+impl Default for DefineOptions {
+    /// Keeps what is absent, applies all or nothing.
+    fn default() -> Self {
+        Self {
+            absent: Absent::Keep,
+            on_error: OnError::ApplyNothing,
+            dry_run: false,
+            if_match: None,
+        }
+    }
 }
 
 /// What a definition change did, or would do.
@@ -50,7 +75,7 @@ pub(super) enum DefineJob {
 /// Runs on the writer thread, so that no two changes are compared with the same registry.
 pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Problem> {
     let registry = writer.shared.registry.load_full();
-    let (plan, options) = match job {
+    let (changes, warnings, options) = match job {
         DefineJob::Apply(definitions, options) => {
             if let Some(expected) = options.if_match
                 && expected != writer.registry_sequence
@@ -61,16 +86,16 @@ pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Proble
                 );
                 return Err(Problem::new(Code::SequenceMismatch, detail));
             }
-            (changes::diff(&registry, &definitions, options.prune)?, options)
+            let (changes, warnings) = plan(&registry, &definitions, options)?;
+            (changes, warnings, options)
         }
         DefineJob::DropView(project, name) => {
-            (changes::drop_view(&registry, project, &name)?, DefineOptions::default())
+            (drops::drop_view(&registry, project, &name)?, Vec::new(), DefineOptions::default())
         }
         DefineJob::DropService(project, name) => {
-            (changes::drop_service(&registry, project, &name)?, DefineOptions::default())
+            (drops::drop_service(&registry, project, &name)?, Vec::new(), DefineOptions::default())
         }
     };
-    let Plan { changes, warnings } = plan;
     if !options.dry_run && !changes.is_empty() {
         let records: Vec<&Change> = changes.iter().map(|planned| &planned.change).collect();
         commit(writer, &registry, &records)?;
@@ -80,6 +105,21 @@ pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Proble
         warnings,
         sequence: writer.registry_sequence,
     })
+}
+
+fn plan(
+    registry: &Registry,
+    definitions: &Definitions,
+    options: DefineOptions,
+) -> Result<(Vec<PlannedChange>, Vec<String>), Problem> {
+    let planned = changes::diff(registry, definitions, options.absent);
+    match options.on_error {
+        OnError::ApplyNothing => planned.accept().map_err(Problem::from),
+        OnError::ApplyTheRest => {
+            let mistakes = planned.errors.iter().map(ToString::to_string);
+            Ok((planned.changes, mistakes.chain(planned.warnings).collect()))
+        }
+    }
 }
 
 fn commit(writer: &mut Writer, registry: &Registry, changes: &[&Change]) -> Result<(), Problem> {

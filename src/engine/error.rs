@@ -3,7 +3,10 @@
 //! It does not know HTTP or gRPC; each door turns a [`Problem`] into its own words.
 
 use crate::history::record::RecordError;
+use crate::limits;
 use crate::metrics::Code;
+use crate::registry::definitions::{DefinitionError, Kind};
+use crate::registry::drops::DropError;
 use crate::registry::resolve::ResolveError;
 
 /// Why an operation was refused. Each has one [`Code`], which says what the caller can do.
@@ -71,5 +74,36 @@ impl From<RecordError> for Problem {
             _ => Code::Internal,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+impl From<DropError> for Problem {
+    fn from(error: DropError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+impl From<Vec<DefinitionError>> for Problem {
+    /// The code is that of the gravest mistake: texts that cannot be read before definitions that
+    /// contradict what stands.
+    fn from(errors: Vec<DefinitionError>) -> Self {
+        let gravest = [Kind::Malformed, Kind::Invalid, Kind::Incompatible, Kind::InUse]
+            .into_iter()
+            .find_map(|kind| errors.iter().find(|error| error.kind == kind));
+        let code = gravest.map_or(Code::InvalidValue, DefinitionError::code);
+        let detail = match errors.as_slice() {
+            [only] => only.to_string(),
+            several => {
+                let first = several.first().map_or_else(String::new, ToString::to_string);
+                format!("{} mistakes, the first: {first}", several.len())
+            }
+        };
+        let places = errors.into_iter().map(|error| Place {
+            index: None,
+            field: error.place.to_string(),
+            found: String::new(),
+            expected: error.message,
+        });
+        Self::new(code, detail).with_places(places.take(limits::PLACES_REPORTED).collect())
     }
 }

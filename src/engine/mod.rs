@@ -19,6 +19,8 @@ mod queue;
 
 mod idempotency;
 
+mod positions;
+
 mod apply;
 
 mod control;
@@ -35,6 +37,12 @@ pub mod as_of;
 
 mod listing;
 
+mod parquet_file;
+
+pub mod load;
+
+pub mod spool;
+
 mod maintain;
 
 pub mod open;
@@ -42,8 +50,9 @@ pub mod open;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
+use crate::disk::DiskFile;
 use crate::engine::as_of::{AsOf, AsOfAnswers};
 use crate::engine::cold::ColdStates;
 use crate::engine::deadline::Deadline;
@@ -51,17 +60,19 @@ use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
 use crate::engine::idempotency::Idempotency as Key;
 use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
+use crate::engine::load::{LoadOptions, Loaded, Loader};
 use crate::engine::maintain::Maintenance;
 use crate::engine::pool::Pool;
 use crate::engine::queue::{Job, Queue, Reply, WriteJob, stopped};
 use crate::engine::shared::Shared;
+use crate::engine::spool::{Spool, Spools};
 use crate::engine::writes::{Accepted, WriteBatch};
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics, WritesState};
 use crate::registry::Registry;
 use crate::registry::definitions::Definitions;
-use crate::registry::model::EntityType;
+use crate::registry::model::{EntityType, View};
 use crate::registry::plan::{Ask, Plan};
 use crate::time::{EventTime, Span};
 
@@ -81,6 +92,8 @@ pub struct Engine {
     queue: Arc<Queue>,
     plans: Plans,
     reads: Pool,
+    loads: Arc<Semaphore>,
+    spools: Spools,
     running: Mutex<Option<Running>>,
     recovered: Span,
 }
@@ -105,8 +118,8 @@ impl Engine {
     fn assemble(
         shared: Arc<Shared>,
         queue: Arc<Queue>,
-        writer: JoinHandle<()>,
-        maintenance: Maintenance,
+        running: Running,
+        spools: Spools,
         recovered: Span,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -114,7 +127,9 @@ impl Engine {
             queue,
             plans: Plans::new(PLANS_KEPT),
             reads: Pool::start("larder-read", READ_THREADS, READS_WAITING),
-            running: Mutex::new(Some(Running { writer, maintenance })),
+            loads: Arc::new(Semaphore::new(1)),
+            spools,
+            running: Mutex::new(Some(running)),
             recovered,
         })
     }
@@ -230,7 +245,8 @@ impl Engine {
         let revision = batch.revision;
         let (request, views) = batch.finish()?;
         let (reply, answer) = oneshot::channel();
-        self.queue.write(WriteJob { request, project, revision, views, idempotency, reply })?;
+        let job = WriteJob { request, project, revision, views, idempotency, reply };
+        self.queue.write(job).map_err(|(problem, _)| problem)?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -289,6 +305,43 @@ impl Engine {
         let sent = tokio::task::spawn_blocking(move || queue.send(job)).await;
         sent.map_err(|_| stopped())??;
         answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Loads a Parquet file into a view, on a thread of its own; one at a time. `progress` hears the
+    /// rows done so far and the rows in the file.
+    ///
+    /// # Errors
+    /// The file does not fit the view (nothing was written), another load is running, and those of
+    /// [`Self::write`] (what was written stays; the same load goes on from there).
+    pub async fn load(
+        &self,
+        view: Arc<View>,
+        file: Arc<dyn DiskFile>,
+        options: LoadOptions,
+        mut progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Loaded, Problem> {
+        self.refuse_if_stopped()?;
+        let permit = self.loads.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(Code::Overloaded, "another load is running; one runs at a time")
+        })?;
+        let (shared, queue) = (self.shared.clone(), self.queue.clone());
+        let loader = Loader { shared, queue, view, file, options };
+        let loaded = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            loader.run(&mut progress)
+        });
+        loaded.await.unwrap_or_else(|_| {
+            let detail = "the load failed; what it wrote stays, the same load goes on from there";
+            Err(Problem::new(Code::Internal, detail))
+        })
+    }
+
+    /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.
+    ///
+    /// # Errors
+    /// `DISK_FULL`, or the disk failed.
+    pub fn spool(&self) -> Result<Spool, Problem> {
+        self.spools.create()
     }
 
     /// Lists the entities whose first key part starts with `prefix`, after `cursor`.

@@ -8,19 +8,20 @@ use std::sync::Arc;
 
 use crate::archive::StateRef;
 use crate::checkpoint::{Checkpoint, SledCheckpoint, Sink};
-use crate::disk::Disk;
-use crate::engine::Engine;
+use crate::disk::{Disk, DiskError};
+use crate::engine::{Engine, Running};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::control::{self, Control, ControlError};
 use crate::engine::idempotency::First;
 use crate::engine::maintain::Maintenance;
 use crate::engine::queue;
 use crate::engine::shared::{Parts, Shared};
+use crate::engine::spool::Spools;
 use crate::engine::stores::{Store, Stores};
 use crate::engine::write::{Writer, decode_source};
 use crate::engine::writes::Durability;
 use crate::history::open::Opened;
-use crate::history::record::{Record, RecordError, Request, SourceKind};
+use crate::history::record::{Record, RecordError, Request, Source, SourceKind};
 use crate::history::replay::LoggedFrame;
 use crate::history::{self, History, ReadError};
 use crate::ids::{Sequence, ViewId};
@@ -55,6 +56,9 @@ pub enum OpenError {
     /// History refused.
     #[error(transparent)]
     History(#[from] history::open::OpenError),
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// History cannot be read on.
     #[error(transparent)]
     Read(#[from] ReadError),
@@ -115,6 +119,7 @@ pub fn open(
     let history_options = history::writer::Options { segment_bytes: options.segment_bytes };
     let opened = history::open::open(disk.clone(), &options.data_dir, history_options)?;
     report_cut(&opened);
+    let spools = Spools::open(disk.clone(), options.data_dir.join("spool"))?;
     let checkpoints: Arc<dyn Checkpoint> =
         Arc::new(SledCheckpoint::new(disk, options.data_dir.join("checkpoint")));
     let mut recovery = Recovery::begin(&opened)?;
@@ -136,6 +141,7 @@ pub fn open(
         history: opened.reader,
         last_sequence: opened.last_sequence,
         last_arrival,
+        positions: control.positions,
     }));
     let (queue, waiting) = queue::queue(&options.limits, &metrics);
     let queue = Arc::new(queue);
@@ -164,7 +170,8 @@ pub fn open(
     metrics.set_writes(WritesState::Open);
     let elapsed = Span::from_std(watch.elapsed());
     metrics.recovery_time.set_span(elapsed);
-    Ok(Engine::assemble(shared, queue, writer, maintenance, elapsed))
+    let running = Running { writer, maintenance };
+    Ok(Engine::assemble(shared, queue, running, spools, elapsed))
 }
 
 fn report_cut(opened: &Opened) {
@@ -281,8 +288,11 @@ impl Recovery {
     }
 
     fn remember(&mut self, request: &Request<'_>, arrival: ArrivalTime) {
-        let source = request.source.filter(|source| source.kind == SourceKind::Idempotency);
-        if let Some((project, key, content, superseded)) = source.and_then(decode_source) {
+        let Some(source) = request.source else { return };
+        if source.kind != SourceKind::Idempotency {
+            let Source { kind, id, position } = source;
+            self.control.positions.set(kind, id, position, arrival);
+        } else if let Some((project, key, content, superseded)) = decode_source(source) {
             let first = First {
                 content,
                 arrival,

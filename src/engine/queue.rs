@@ -76,15 +76,15 @@ pub(super) fn queue(limits: &Limits, metrics: &Arc<Metrics>) -> (Queue, Waiting)
 }
 
 impl Queue {
-    /// Puts rows into the queue, without waiting for a place.
-    pub(super) fn write(&self, job: WriteJob) -> Result<(), Problem> {
+    /// Puts rows into the queue, without waiting for a place; gives them back where there is none.
+    pub(super) fn write(&self, job: WriteJob) -> Result<(), (Problem, WriteJob)> {
         let length = job.request.length();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         // A request larger than the whole budget is let in when nothing else waits.
         if before > 0 && before + length > self.bytes_limit {
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             let waiting = format!("{before} bytes of writes are waiting");
-            return Err(self.full(&waiting, "limits.queue_bytes", self.bytes_limit));
+            return Err((self.full(&waiting, "limits.queue_bytes", self.bytes_limit), job));
         }
         self.metrics.queue_requests.add(1);
         match self.jobs.try_send(Job::Write(job)) {
@@ -95,13 +95,17 @@ impl Queue {
             Err(error) => {
                 self.bytes.fetch_sub(length, Ordering::Relaxed);
                 self.metrics.queue_requests.subtract(1);
-                Err(match error {
-                    TrySendError::Full(_) => {
+                let (problem, job) = match error {
+                    TrySendError::Full(job) => {
                         let waiting = format!("{} requests are waiting", self.requests_limit);
-                        self.full(&waiting, "limits.queue_requests", self.requests_limit)
+                        (self.full(&waiting, "limits.queue_requests", self.requests_limit), job)
                     }
-                    TrySendError::Disconnected(_) => stopped(),
-                })
+                    TrySendError::Disconnected(job) => (stopped(), job),
+                };
+                match job {
+                    Job::Write(job) => Err((problem, job)),
+                    _ => unreachable!("a write was sent"),
+                }
             }
         }
     }

@@ -2,15 +2,17 @@
 //!
 //! It does not know what any of them does with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::engine::positions::{Position, Positions};
 use crate::engine::stores::Stores;
 use crate::engine::writes::Durability;
 use crate::history::History;
+use crate::history::record::SourceKind;
 use crate::ids::Sequence;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -31,6 +33,7 @@ pub(super) struct Shared {
     /// The last sequence that is applied, hence visible.
     pub(super) visible: watch::Sender<Sequence>,
     last_arrival: AtomicI64,
+    positions: Mutex<Positions>,
 }
 
 /// What [`Shared`] is made of.
@@ -46,6 +49,7 @@ pub(super) struct Parts {
     pub(super) history: Arc<History>,
     pub(super) last_sequence: Sequence,
     pub(super) last_arrival: ArrivalTime,
+    pub(super) positions: Positions,
 }
 
 impl Shared {
@@ -62,6 +66,7 @@ impl Shared {
             history: parts.history,
             visible: watch::Sender::new(parts.last_sequence),
             last_arrival: AtomicI64::new(parts.last_arrival.micros()),
+            positions: Mutex::new(parts.positions),
         }
     }
 
@@ -75,6 +80,16 @@ impl Shared {
     pub(super) fn advance(&self, last: Sequence, arrival: ArrivalTime) {
         self.last_arrival.store(arrival.micros(), Ordering::Release);
         self.visible.send_replace(last);
+    }
+
+    /// How far a source of writes has come.
+    pub(super) fn position(&self, kind: SourceKind, id: &[u8]) -> Option<Position> {
+        self.positions().get(kind, id).cloned()
+    }
+
+    /// How far every source of writes has come; only the writer changes it.
+    pub(super) fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last visible sequence.

@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::engine::apply::{Applied, Applier, ApplyError};
+use crate::engine::control;
 use crate::engine::define;
 use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable};
@@ -407,6 +408,7 @@ impl Writer {
                 self.idempotency.insert(pending.job.project, &idempotency.key, first);
                 metrics.idempotency_keys.set(self.idempotency.len() as u64);
             }
+            self.remember_position(&pending, arrival);
             // A caller that went away does not need its answer.
             for reply in pending.repeats.into_iter().chain([pending.job.reply]) {
                 let _ = reply.send(Ok(accepted));
@@ -414,14 +416,23 @@ impl Writer {
         }
     }
 
+    fn remember_position(&self, pending: &Pending, arrival: ArrivalTime) {
+        let request = pending.job.request.decode(pending.first).expect("encoded here");
+        if let Some(source) = request.source.filter(|s| s.kind != SourceKind::Idempotency) {
+            let Source { kind, id, position } = source;
+            self.shared.positions().set(kind, id, position, arrival);
+        }
+    }
+
     /// What the manifest keeps beside the log: definitions, ids and idempotency keys.
     pub(super) fn control_snapshot(&self) -> ControlSnapshot {
-        crate::engine::control::encode(
+        let bytes = control::encode(
             &self.shared.registry.load(),
             self.registry_sequence,
+            &self.shared.positions(),
             &self.idempotency,
-            self.history.last(),
-        )
+        );
+        ControlSnapshot { covers: self.history.last(), bytes }
     }
 
     fn save_control(&mut self) -> Result<(), Problem> {

@@ -36,7 +36,8 @@ pub enum SourceKind {
 }
 
 impl SourceKind {
-    fn code(self) -> u8 {
+    /// Its number in history.
+    pub fn code(self) -> u8 {
         match self {
             Self::Idempotency => 1,
             Self::Kafka => 2,
