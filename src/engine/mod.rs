@@ -47,6 +47,9 @@ mod maintain;
 
 pub mod open;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -388,12 +391,8 @@ impl Engine {
         };
         let Some(Running { writer, maintenance }) = running else { return };
         maintenance.stop();
-        let (reply, answer) = oneshot::channel();
-        if self.queue.send(Job::Stop(reply)).is_ok()
-            && let Ok(Err(problem)) = answer.blocking_recv()
-        {
-            tracing::error!(%problem, "the last sync failed");
-        }
+        // Without a writer to tell there is one to join all the same.
+        let _ = self.queue.send(Job::Stop);
         if writer.join().is_err() {
             tracing::error!("the writer ended with a panic");
         }

@@ -85,9 +85,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_and_a_passed_deadline_answer_at_once() {
-        let pool = Pool::start("test", 0, 1);
-        let soon = || Deadline::after(Span::from_micros(1_000));
+        let pool = Pool::start("test", 1, 1);
+        let soon = || Deadline::after(Span::from_micros(20_000));
+        let (release, held) = crossbeam::channel::bounded::<()>(0);
+        let (begun, begins) = crossbeam::channel::bounded::<()>(1);
+        let busy = move || {
+            let _ = begun.send(());
+            let _ = held.recv();
+        };
+        assert_eq!(pool.run(soon(), busy).await.unwrap_err().code, Code::DeadlineExceeded);
+        begins.recv().unwrap();
         assert_eq!(pool.run(soon(), || ()).await.unwrap_err().code, Code::DeadlineExceeded);
         assert_eq!(pool.run(soon(), || ()).await.unwrap_err().code, Code::Overloaded);
+        drop(release);
     }
 }

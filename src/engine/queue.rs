@@ -26,12 +26,11 @@ pub(super) enum Job {
     Write(WriteJob),
     /// Change definitions.
     Define(DefineJob, Reply<Defined>),
-    /// Make everything written durable.
-    Sync(Reply<()>),
-    /// Write the manifest with a new control snapshot, because a checkpoint was completed.
+    /// Make everything written durable and write the manifest with a new control snapshot,
+    /// because a checkpoint is about to count.
     SaveControl(Reply<()>),
-    /// Finish what is queued, sync, and end.
-    Stop(Reply<()>),
+    /// Sync and end.
+    Stop,
 }
 
 /// One request's rows.

@@ -84,16 +84,10 @@ impl Writer {
                 Ok(Job::Define(job, reply)) => {
                     let _ = reply.send(define::run(&mut self, job));
                 }
-                Ok(Job::Sync(reply)) => {
-                    let _ = reply.send(self.sync(0));
-                }
                 Ok(Job::SaveControl(reply)) => {
                     let _ = reply.send(self.save_control());
                 }
-                Ok(Job::Stop(reply)) => {
-                    let _ = reply.send(self.stop());
-                    return;
-                }
+                Ok(Job::Stop) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.idle(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -441,12 +435,11 @@ impl Writer {
         self.history.save_control(control).map_err(|error| self.refused(&error))
     }
 
-    fn stop(&mut self) -> Result<(), Problem> {
-        self.sync(0)?;
-        let control = self.control_snapshot();
-        self.history.save_control(control).map_err(|error| self.refused(&error))?;
+    fn stop(&mut self) {
+        if let Err(problem) = self.save_control() {
+            tracing::error!(%problem, "the last sync before the end failed");
+        }
         self.set_state(WritesState::Closed);
-        Ok(())
     }
 
     /// What an append that failed means for the caller and for later writes.
