@@ -90,8 +90,12 @@ fn crash_again_and_again(seed: u64, sync_all: bool) {
     let mut model: BTreeMap<u64, (u8, i64)> = BTreeMap::new();
     let mut durable = 0;
     for life in 0..4 {
-        random_fault(&disk, &mut random, 6);
-        if let Ok(mut opened) = open_at(&disk) {
+        let faulty = random_fault(&disk, &mut random, 6);
+        let opened = open_at(&disk);
+        if let Err(error) = &opened {
+            assert!(faulty, "seed {seed} life {life}: {error}");
+        }
+        if let Ok(mut opened) = opened {
             disk.heal();
             let last = opened.last_sequence.0;
             let context = format!("seed {seed} life {life}");
@@ -124,12 +128,14 @@ fn crash_again_and_again(seed: u64, sync_all: bool) {
 }
 
 /// One time in `rarity`, makes one of the next operations fail.
-fn random_fault(disk: &FakeDisk, random: &mut Random, rarity: u64) {
-    if random.below(rarity) == 0 {
+fn random_fault(disk: &FakeDisk, random: &mut Random, rarity: u64) -> bool {
+    let chosen = random.below(rarity) == 0;
+    if chosen {
         let nth = random.below(60) + 1;
         let error = if random.below(2) == 0 { DiskErrorKind::Io } else { DiskErrorKind::Full };
         disk.fail(Fault { operation: None, nth, lasting: false, error });
     }
+    chosen
 }
 
 fn step(
