@@ -128,7 +128,8 @@ impl History {
         Ok(AsOf { history: self, upto })
     }
 
-    /// The highest sequence that arrived at or before `known_at`: the last of a frame, or 0.
+    /// The highest sequence written that arrived at or before `known_at`: the last of a frame,
+    /// or 0.
     ///
     /// # Errors
     /// As [`Self::as_of`].
@@ -268,6 +269,7 @@ impl Index {
         check(frame).map_err(|error| frame.unreadable(&error))?;
         let segment = self.segment_number(frame.segment);
         let payload = frame.offset + crate::frame::HEADER_BYTES as u64;
+        // An archive is a part of the payload: how far apart they begin is where it stands in it.
         let start = frame.payload.as_ptr() as usize;
         for request in frame.requests().into_iter().flatten().flatten() {
             for (sequence, record) in request.records().flatten() {

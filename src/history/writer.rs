@@ -100,11 +100,15 @@ impl Writer {
     /// * [`WriteError::Full`]: undone; may be tried again.
     /// * [`WriteError::TooLarge`]: put them in several frames.
     /// * [`WriteError::Failed`], [`WriteError::Poisoned`]: writes have ended.
+    ///
+    /// # Panics
+    /// `requests` is empty.
     pub fn append(
         &mut self,
         requests: &[&EncodedRequest],
         arrival: ArrivalTime,
     ) -> Result<Appended, WriteError> {
+        assert!(!requests.is_empty(), "a frame of writes holds at least one request");
         self.refuse_if_poisoned()?;
         let bytes: usize = requests.iter().map(|request| request.length()).sum();
         let count: u64 = requests.iter().map(|request| u64::from(request.count())).sum();
