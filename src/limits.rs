@@ -17,7 +17,9 @@ pub const PLACES_REPORTED: usize = 20;
 /// Nesting of a JSON body; the deepest real one has six levels.
 pub const JSON_DEPTH: usize = 64;
 
-/// The limits an operator may set (`limits.*`); past each the answer is quick and names it.
+/// The limits an operator may set; past each the answer is quick and names it.
+///
+/// A field's configuration key is `limits.` and its name; `config.toml` has the range of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest request body, in bytes. 8 MiB holds 10,000 rows of 50 features.

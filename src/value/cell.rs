@@ -182,7 +182,7 @@ impl<'a> ArrayRef<'a> {
     /// Reads `bytes` as elements of `element`; none if they are not well formed.
     pub fn read(element: ScalarType, bytes: &'a [u8]) -> Option<Self> {
         let count = match element.fixed_width() {
-            Some(width) if bytes.len() % width == 0 => bytes.len() / width,
+            Some(width) if bytes.len().is_multiple_of(width) => bytes.len() / width,
             Some(_) => return None,
             None => Elements { element, rest: bytes }.try_fold(0_usize, |n, _| Some(n + 1))?,
         };
@@ -321,6 +321,18 @@ impl ArrayBuilder {
     /// Number of elements so far.
     pub fn count(&self) -> u32 {
         self.count
+    }
+
+    /// Begins another array of `element` in the same memory.
+    pub fn start(&mut self, element: ScalarType) {
+        self.element = element;
+        self.count = 0;
+        self.bytes.clear();
+    }
+
+    /// The array so far.
+    pub fn borrowed(&self) -> ArrayRef<'_> {
+        ArrayRef { element: self.element, count: self.count, bytes: &self.bytes }
     }
 
     /// The array.

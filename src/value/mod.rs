@@ -11,3 +11,5 @@ pub mod json;
 pub mod key;
 
 pub mod layout;
+
+pub mod columns;

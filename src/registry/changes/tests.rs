@@ -70,7 +70,7 @@ fn incompatible_changes_say_to_add_a_version() {
         assert!(planned.changes.is_empty(), "{planned:#?}");
         assert_eq!(planned.errors.len(), 1, "{planned:#?}");
         let error = &planned.errors[0];
-        assert_eq!(error.code(), "INCOMPATIBLE_DEFINITION");
+        assert_eq!(error.code().as_str(), "INCOMPATIBLE_DEFINITION");
         assert_eq!(error.place.to_string(), format!("t.toml:{line}"));
         assert!(error.message.contains(fragment), "{error}");
     };
@@ -218,7 +218,7 @@ fn what_is_in_use_is_not_dropped() {
     let check = |text: &str, expected: &str| {
         let planned = plan_toml(&registry, text, Absent::Drop);
         assert_eq!(planned.errors.len(), 1, "{planned:#?}");
-        assert_eq!(planned.errors[0].code(), "IN_USE");
+        assert_eq!(planned.errors[0].code().as_str(), "IN_USE");
         assert!(planned.errors[0].to_string().starts_with(expected), "{planned:#?}");
     };
     check(
