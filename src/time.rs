@@ -213,6 +213,11 @@ impl Span {
         std::time::Duration::from_micros(u64::try_from(self.0).unwrap_or(0))
     }
 
+    /// From the standard library's; more than about 292,000 years is that.
+    pub fn from_std(duration: std::time::Duration) -> Self {
+        Self(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX))
+    }
+
     /// Reads `500us`, `20ms`, `10s`, `5m`, `1h`, `90d`, `2w`, or several in a row (`1h30m`).
     ///
     /// # Errors

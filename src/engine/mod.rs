@@ -1,1 +1,406 @@
-//! Being built.
+//! The operations of the server, the only place where the stores meet: open, define, write, look
+//! up, read as of an instant, load, list, maintain.
+//!
+//! It does not know the doors: no JSON, no HTTP, no gRPC.
+
+pub mod error;
+
+pub mod deadline;
+
+mod pool;
+
+mod stores;
+
+mod shared;
+
+pub mod writes;
+
+mod queue;
+
+mod idempotency;
+
+mod positions;
+
+mod apply;
+
+mod control;
+
+pub mod define;
+
+mod write;
+
+pub mod lookup;
+
+pub mod cold;
+
+pub mod as_of;
+
+mod listing;
+
+mod parquet_file;
+
+pub mod load;
+
+pub mod spool;
+
+mod maintain;
+
+pub mod open;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::disk::DiskFile;
+use crate::engine::as_of::{AsOf, AsOfAnswers};
+use crate::engine::cold::ColdStates;
+use crate::engine::deadline::Deadline;
+use crate::engine::define::{DefineJob, DefineOptions, Defined};
+use crate::engine::error::Problem;
+use crate::engine::idempotency::Idempotency as Key;
+use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
+use crate::engine::load::{LoadOptions, Loaded, Loader};
+use crate::engine::maintain::Maintenance;
+use crate::engine::pool::Pool;
+use crate::engine::queue::{Job, Queue, Reply, WriteJob, stopped};
+use crate::engine::shared::Shared;
+use crate::engine::spool::{Spool, Spools};
+use crate::engine::writes::{Accepted, WriteBatch};
+use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
+use crate::limits::Limits;
+use crate::metrics::{Code, Metrics, WritesState};
+use crate::registry::Registry;
+use crate::registry::definitions::Definitions;
+use crate::registry::model::{EntityType, View};
+use crate::registry::plan::{Ask, Plan};
+use crate::time::{EventTime, Span};
+
+pub use crate::engine::idempotency::Idempotency;
+pub use crate::engine::listing::EntityPage;
+
+/// Compiled plans kept, by request shape.
+const PLANS_KEPT: usize = 4096;
+/// Threads for as-of reads, listings and loads.
+const READ_THREADS: usize = 2;
+/// As-of reads and listings that may wait for a thread.
+const READS_WAITING: usize = 256;
+
+/// An open store and the threads that work on it.
+pub struct Engine {
+    shared: Arc<Shared>,
+    queue: Arc<Queue>,
+    plans: Plans,
+    reads: Pool,
+    loads: Arc<Semaphore>,
+    spools: Spools,
+    running: Mutex<Option<Running>>,
+    recovered: Span,
+}
+
+struct Running {
+    writer: JoinHandle<()>,
+    maintenance: Maintenance,
+}
+
+/// What `/health` and `/ready` say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// Whether writes are accepted.
+    pub writes: WritesState,
+    /// The last visible sequence.
+    pub sequence: Sequence,
+    /// How long recovery took.
+    pub recovered: Span,
+}
+
+impl Engine {
+    fn assemble(
+        shared: Arc<Shared>,
+        queue: Arc<Queue>,
+        running: Running,
+        spools: Spools,
+        recovered: Span,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            queue,
+            plans: Plans::new(PLANS_KEPT),
+            reads: Pool::start("larder-read", READ_THREADS, READS_WAITING),
+            loads: Arc::new(Semaphore::new(1)),
+            spools,
+            running: Mutex::new(Some(running)),
+            recovered,
+        })
+    }
+
+    /// The definitions as they stand.
+    pub fn registry(&self) -> Arc<Registry> {
+        self.shared.registry.load_full()
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    /// The server's numbers.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Now, as lookups see it: never before an event that is visible.
+    pub fn now(&self) -> EventTime {
+        self.shared.now()
+    }
+
+    /// Whether writes are accepted, and how the last start went.
+    pub fn health(&self) -> Health {
+        Health {
+            writes: self.shared.metrics.writes(),
+            sequence: self.shared.visible(),
+            recovered: self.recovered,
+        }
+    }
+
+    /// Waits until `sequence` is visible.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`.
+    pub async fn wait_for(&self, sequence: Sequence, deadline: Deadline) -> Result<(), Problem> {
+        let mut visible = self.shared.visible.subscribe();
+        let reached = visible.wait_for(|visible| *visible >= sequence);
+        deadline.bound(reached).await?.map(|_| ()).map_err(|_| stopped())
+    }
+
+    /// Compiles what is asked, or finds it compiled.
+    ///
+    /// # Errors
+    /// A name that does not resolve.
+    pub fn plan(&self, project: ProjectId, ask: &Ask<'_>) -> Result<Arc<LookupPlan>, Problem> {
+        let registry = self.shared.registry.load();
+        let shape = lookup::shape(project, ask);
+        if let Some(plan) = self.plans.get(&*shape)
+            && plan.plan.revision == registry.revision()
+        {
+            return Ok(plan);
+        }
+        let plan = Plan::compile(&registry, project, ask)?;
+        let plan = Arc::new(LookupPlan::new(plan, &self.shared.stores));
+        self.plans.insert(shape, plan.clone());
+        Ok(plan)
+    }
+
+    /// Fetches the rows a plan needs from disk-tier views.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`.
+    pub async fn fetch_cold(
+        &self,
+        _plan: &Arc<LookupPlan>,
+        _batch: &Arc<Batch>,
+        _deadline: Deadline,
+    ) -> Result<ColdStates, Problem> {
+        Ok(ColdStates::none())
+    }
+
+    /// Answers every row of `batch` as of `now`, row by row, columns in the plan's order. Reads
+    /// memory only and never blocks.
+    pub fn answer(
+        &self,
+        plan: &LookupPlan,
+        batch: &Batch,
+        cold: &ColdStates,
+        now: EventTime,
+        emit: impl FnMut(usize, usize, Answer<'_>),
+    ) -> Outcome {
+        lookup::answer(plan, batch, cold, now, emit)
+    }
+
+    /// Reads features as they stood.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`, `OVERLOADED`, or history is damaged where it had to be read.
+    pub async fn as_of(
+        self: &Arc<Self>,
+        ask: AsOf,
+        deadline: Deadline,
+    ) -> Result<AsOfAnswers, Problem> {
+        let shared = self.shared.clone();
+        self.reads.run(deadline, move || as_of::read(&shared, ask)).await?
+    }
+
+    /// Writes rows, all or none, and waits until they are durable (as the mode says) and visible.
+    /// Dropping the future drops the answer, not the write.
+    ///
+    /// # Errors
+    /// See the codes of `docs/api.md`: each says whether something was written.
+    pub async fn write(
+        &self,
+        project: ProjectId,
+        batch: WriteBatch,
+        idempotency: Option<Key>,
+    ) -> Result<Accepted, Problem> {
+        self.refuse_if_stopped()?;
+        let revision = batch.revision;
+        let (request, views) = batch.finish()?;
+        let (reply, answer) = oneshot::channel();
+        let job = WriteJob { request, project, revision, views, idempotency, reply };
+        self.queue.write(job).map_err(|(problem, _)| problem)?;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn refuse_if_stopped(&self) -> Result<(), Problem> {
+        match self.shared.metrics.writes() {
+            WritesState::Stopped => Err(stopped()),
+            WritesState::Closed => {
+                Err(Problem::new(Code::Draining, "the server is shutting down"))
+            }
+            WritesState::Open | WritesState::Full | WritesState::ClockBehind => Ok(()),
+        }
+    }
+
+    /// Makes the registry hold `definitions`, or says what that would change.
+    ///
+    /// # Errors
+    /// `INCOMPATIBLE_DEFINITION`, `IN_USE`, `SEQUENCE_MISMATCH`, `INVALID_VALUE`, and those of
+    /// [`Self::write`].
+    pub async fn define(
+        &self,
+        definitions: Definitions,
+        options: DefineOptions,
+    ) -> Result<Defined, Problem> {
+        self.change(DefineJob::Apply(Box::new(definitions), options)).await
+    }
+
+    /// Drops one version of a view. Its id is never reused, so its rows cannot come back.
+    ///
+    /// # Errors
+    /// `UNKNOWN_VIEW`, `IN_USE`, and those of [`Self::write`].
+    pub async fn drop_view(&self, project: ProjectId, name: &str) -> Result<Defined, Problem> {
+        self.change(DefineJob::DropView(project, name.to_owned())).await
+    }
+
+    /// Drops a service.
+    ///
+    /// # Errors
+    /// `UNKNOWN_SERVICE`, and those of [`Self::write`].
+    pub async fn drop_service(&self, project: ProjectId, name: &str) -> Result<Defined, Problem> {
+        self.change(DefineJob::DropService(project, name.to_owned())).await
+    }
+
+    async fn change(&self, job: DefineJob) -> Result<Defined, Problem> {
+        self.refuse_if_stopped()?;
+        self.ask(|reply| Job::Define(job, reply)).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(Reply<T>) -> Job,
+    ) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let job = job(reply);
+        let queue = self.queue.clone();
+        // The queue may be full for a moment; that must not hold up a thread of the doors.
+        let sent = tokio::task::spawn_blocking(move || queue.send(job)).await;
+        sent.map_err(|_| stopped())??;
+        answer.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Loads a Parquet file into a view, on a thread of its own; one at a time. `progress` hears the
+    /// rows done so far and the rows in the file.
+    ///
+    /// # Errors
+    /// The file does not fit the view (nothing was written), another load is running, and those of
+    /// [`Self::write`] (what was written stays; the same load goes on from there).
+    pub async fn load(
+        &self,
+        view: Arc<View>,
+        file: Arc<dyn DiskFile>,
+        options: LoadOptions,
+        mut progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Loaded, Problem> {
+        self.refuse_if_stopped()?;
+        let permit = self.loads.clone().try_acquire_owned().map_err(|_| {
+            Problem::new(Code::Overloaded, "another load is running; one runs at a time")
+        })?;
+        let (shared, queue) = (self.shared.clone(), self.queue.clone());
+        let loader = Loader { shared, queue, view, file, options };
+        let loaded = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            loader.run(&mut progress)
+        });
+        loaded.await.unwrap_or_else(|_| {
+            let detail = "the load failed; what it wrote stays, the same load goes on from there";
+            Err(Problem::new(Code::Internal, detail))
+        })
+    }
+
+    /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.
+    ///
+    /// # Errors
+    /// `DISK_FULL`, or the disk failed.
+    pub fn spool(&self) -> Result<Spool, Problem> {
+        self.spools.create()
+    }
+
+    /// Lists the entities whose first key part starts with `prefix`, after `cursor`.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`, `OVERLOADED`.
+    pub async fn entities(
+        &self,
+        entity: Arc<EntityType>,
+        prefix: String,
+        limit: usize,
+        cursor: Option<String>,
+        deadline: Deadline,
+    ) -> Result<EntityPage, Problem> {
+        let shared = self.shared.clone();
+        let list = move || listing::page(&shared, &entity, &prefix, limit, cursor.as_deref());
+        self.reads.run(deadline, list).await?
+    }
+
+    /// Counts the entities that have a row in any view.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`, `OVERLOADED`.
+    pub async fn entity_count(
+        &self,
+        entity: EntityTypeId,
+        deadline: Deadline,
+    ) -> Result<u64, Problem> {
+        let shared = self.shared.clone();
+        self.reads.run(deadline, move || listing::count(&shared, entity)).await?
+    }
+
+    /// Rows per view, for the numbers the server publishes.
+    pub fn rows_per_view(&self) -> Vec<(ViewId, u64)> {
+        self.shared.stores.rows()
+    }
+
+    /// Finishes what is queued, syncs, makes a last checkpoint and ends the threads. Blocking; a
+    /// second call does nothing.
+    pub fn close(&self) {
+        let running = match self.running.lock() {
+            Ok(mut running) => running.take(),
+            Err(poisoned) => poisoned.into_inner().take(),
+        };
+        let Some(Running { writer, maintenance }) = running else { return };
+        maintenance.stop();
+        // Without a writer to tell there is one to join all the same.
+        let _ = self.queue.send(Job::Stop);
+        if writer.join().is_err() {
+            tracing::error!("the writer ended with a panic");
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

@@ -1,1 +1,237 @@
-//! Being built.
+//! The online map: per view, the current state of every entity, read without locks.
+//!
+//! It does not know what a state says, which of two wins, or where either came from: the engine
+//! decides, this keeps.
+//!
+//! A view lives either in memory ([`ViewMap`]) or, with `tier = "disk"`, in a [`DiskTier`].
+
+mod row;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
+use papaya::{HashMap, HashMapRef, LocalGuard};
+
+use crate::ids::ViewId;
+use row::Row;
+
+/// The views held in memory.
+#[derive(Default)]
+pub struct Online {
+    views: HashMap<ViewId, Arc<ViewMap>, RandomState>,
+}
+
+impl Online {
+    /// The map of `view`, created empty if there is none yet.
+    pub fn view(&self, view: ViewId) -> Arc<ViewMap> {
+        Arc::clone(self.views.pin().get_or_insert_with(view, Arc::default))
+    }
+
+    /// The map of `view`, if anything was ever put there.
+    pub fn get(&self, view: ViewId) -> Option<Arc<ViewMap>> {
+        self.views.pin().get(&view).map(Arc::clone)
+    }
+
+    /// Forgets `view`. Whoever still holds its map keeps it alive until then.
+    pub fn drop_view(&self, view: ViewId) {
+        self.views.pin().remove(&view);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.views.pin().clear();
+    }
+
+    /// Every view and its map, ordered by id.
+    pub fn views(&self) -> Vec<(ViewId, Arc<ViewMap>)> {
+        let mut views: Vec<_> =
+            self.views.pin().iter().map(|(view, map)| (*view, Arc::clone(map))).collect();
+        views.sort_by_key(|(view, _)| *view);
+        views
+    }
+
+    /// Entities in all views together.
+    pub fn len(&self) -> usize {
+        self.views.pin().values().map(|map| map.len()).sum()
+    }
+
+    /// Whether no view holds anything.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of keys and states in all views together; see [`ViewMap::bytes`].
+    pub fn bytes(&self) -> u64 {
+        self.views.pin().values().map(|map| map.bytes()).sum()
+    }
+}
+
+/// The states of one view by entity key. One thread writes (or several, each its own keys) while
+/// any number read; no read waits, locks or allocates.
+#[derive(Default)]
+pub struct ViewMap {
+    /// Key and state are one allocation and both sit in papaya's key, with nothing as the value:
+    /// its insert over an equal key puts the new key in place (a test below holds it to that).
+    rows: HashMap<Row, (), RandomState>,
+    bytes: AtomicU64,
+}
+
+impl ViewMap {
+    /// Holds what is read in place until the guard is dropped. Keep it short: as long as one lives,
+    /// replaced rows cannot be freed.
+    pub fn pin(&self) -> Pinned<'_> {
+        Pinned { rows: self.rows.pin(), bytes: &self.bytes }
+    }
+
+    /// Entities.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there is no entity.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Bytes of keys and states with their length prefix, without the table and without what the
+    /// allocator rounds up.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A [`ViewMap`] under a guard: what it lends stays readable, replaced or not, while this lives.
+pub struct Pinned<'m> {
+    rows: HashMapRef<'m, Row, (), RandomState, LocalGuard<'m>>,
+    bytes: &'m AtomicU64,
+}
+
+impl Pinned<'_> {
+    /// The state of `key`, in place.
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.rows.get_key_value(key).map(|(row, ())| row.state())
+    }
+
+    /// Puts the state of `key`, in place of the one before. A reader sees either as a whole.
+    ///
+    /// # Panics
+    /// If the key is longer than 32,767 bytes.
+    pub fn put(&self, key: &[u8], state: &[u8]) {
+        let row = Row::new(key, state);
+        let before = self.rows.get_key_value(key).map_or(0, |(row, ())| row.bytes());
+        self.bytes.fetch_add(row.bytes() as u64, Ordering::Relaxed);
+        self.bytes.fetch_sub(before as u64, Ordering::Relaxed);
+        self.rows.insert(row, ());
+    }
+
+    /// Forgets `key`. Returns whether it was there.
+    pub fn remove(&self, key: &[u8]) -> bool {
+        let removed = self.rows.remove_entry(key);
+        if let Some((row, ())) = removed {
+            self.bytes.fetch_sub(row.bytes() as u64, Ordering::Relaxed);
+        }
+        removed.is_some()
+    }
+
+    /// Every key and state. Beside concurrent writes each entity that is there throughout appears
+    /// once, in a state it had while this ran; one removed and put again may appear twice.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.rows.keys().map(|row| (row.key(), row.state()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    #[test]
+    fn a_put_over_an_equal_key_replaces_key_and_state() {
+        let map = ViewMap::default();
+        let pinned = map.pin();
+        pinned.put(b"k", b"old");
+        let before = pinned.get(b"k").unwrap();
+        pinned.put(b"k", b"newer");
+        assert_eq!(pinned.get(b"k"), Some(&b"newer"[..]));
+        assert_eq!(before, b"old", "what was lent stays as it was");
+        assert_eq!((map.len(), map.bytes()), (1, 7));
+        assert!(pinned.remove(b"k"));
+        assert!(!pinned.remove(b"k"));
+        assert_eq!((pinned.get(b"k"), map.len(), map.bytes()), (None, 0, 0));
+    }
+
+    #[test]
+    fn views_are_kept_apart_and_can_be_dropped() {
+        let online = Online::default();
+        online.view(ViewId(2)).pin().put(b"k", b"two");
+        online.view(ViewId(1)).pin().put(b"k", b"one");
+        assert!(online.get(ViewId(3)).is_none());
+        assert_eq!((online.len(), online.bytes()), (2, 10));
+        let ids: Vec<_> = online.views().iter().map(|(view, _)| view.0).collect();
+        assert_eq!(ids, [1, 2]);
+        let held = online.view(ViewId(2));
+        online.drop_view(ViewId(2));
+        assert!(online.get(ViewId(2)).is_none());
+        assert_eq!(held.pin().get(b"k"), Some(&b"two"[..]));
+        online.clear();
+        assert!(online.is_empty());
+    }
+
+    /// Readers and a scanner beside a writer that replaces, removes and grows: no torn row, no
+    /// step back, nothing twice in a scan that was not removed meanwhile.
+    #[test]
+    fn reads_and_scans_run_beside_writes() {
+        const KEYS: u32 = 2_000;
+        let map = ViewMap::default();
+        let done = AtomicBool::new(false);
+        let state = |round: u32| [round.to_le_bytes(), round.to_le_bytes()].concat();
+        let round_of = |state: &[u8]| {
+            let (left, right) = state.split_at(4);
+            assert_eq!(left, right, "torn");
+            u32::from_le_bytes(left.try_into().unwrap())
+        };
+        let is_removed_at_times = |key: u32| key % 7 == 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut last = vec![0; KEYS as usize];
+                while !done.load(Ordering::Relaxed) {
+                    for key in 0..KEYS {
+                        let pinned = map.pin();
+                        if let Some(state) = pinned.get(&key.to_be_bytes()) {
+                            let round = round_of(state);
+                            assert!(round >= last[key as usize], "stepped back");
+                            last[key as usize] = round;
+                        }
+                    }
+                }
+            });
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let mut seen = vec![false; KEYS as usize];
+                    for (key, state) in map.pin().iter() {
+                        round_of(state);
+                        let key = u32::from_be_bytes(key.try_into().unwrap());
+                        let twice = std::mem::replace(&mut seen[key as usize], true);
+                        assert!(!twice || is_removed_at_times(key), "{key} twice in one scan");
+                    }
+                }
+            });
+            for round in 1..200 {
+                for key in 0..KEYS {
+                    let pinned = map.pin();
+                    if is_removed_at_times(key) && round % 3 == 0 {
+                        pinned.remove(&key.to_be_bytes());
+                    } else {
+                        pinned.put(&key.to_be_bytes(), &state(round));
+                    }
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        let kept = map.pin().iter().count();
+        assert_eq!(kept, map.len());
+        assert_eq!(map.bytes(), kept as u64 * (1 + 4 + 8));
+    }
+}

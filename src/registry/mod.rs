@@ -21,6 +21,17 @@ pub mod resolve;
 
 pub mod plan;
 
+pub mod definitions;
+
+pub mod changes;
+
+pub mod drops;
+
+pub mod describe;
+
+#[cfg(test)]
+mod tests;
+
 /// The project of requests that name none. It always exists, with id 0.
 pub const DEFAULT_PROJECT: &str = "default";
 

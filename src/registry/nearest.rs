@@ -7,7 +7,7 @@ use std::fmt;
 /// How many valid names a hint lists where none is near.
 const LISTED: usize = 8;
 /// How alike two names must be, from 0 to 1, for one to be meant by the other.
-const NEAR: f64 = 0.7;
+const NEAR: f64 = 0.65;
 
 /// The end of a message about an unknown name: `; did you mean "user_profile"?`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -32,14 +32,14 @@ impl fmt::Display for Hint {
 /// The hint for `name` where only `valid` names are known. Candidates keep their order.
 pub fn hint<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Hint {
     let valid: Vec<&str> = valid.into_iter().collect();
+    let name_folded = name.to_ascii_lowercase();
     let likeness = |candidate: &str| {
-        let folded = strsim::normalized_damerau_levenshtein(
-            &name.to_ascii_lowercase(),
-            &candidate.to_ascii_lowercase(),
-        );
+        let candidate = candidate.to_ascii_lowercase();
+        let likeness = strsim::normalized_damerau_levenshtein(&name_folded, &candidate);
         // A name cut short or run on is near, however much is missing.
-        let nested = name.len() >= 3 && (candidate.contains(name) || name.contains(candidate));
-        if nested { folded.max(NEAR) } else { folded }
+        let nested = candidate.contains(&name_folded) || name_folded.contains(&candidate);
+        let is_word = name_folded.len().min(candidate.len()) >= 3;
+        if nested && is_word { likeness.max(NEAR) } else { likeness }
     };
     let best = valid
         .iter()

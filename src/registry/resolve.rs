@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::{ProjectId, Slot};
+use crate::metrics::Code;
 use crate::registry::Registry;
 use crate::registry::model::{EntityType, Service, View};
 use crate::registry::nearest::{Hint, hint};
@@ -117,19 +118,19 @@ pub enum ResolveError {
 
 impl ResolveError {
     /// The stable code in answers.
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> Code {
         match self {
-            Self::UnknownEntityType { .. } => "UNKNOWN_ENTITY_TYPE",
-            Self::UnknownView { .. } => "UNKNOWN_VIEW",
-            Self::UnknownFeature { .. } => "UNKNOWN_FEATURE",
-            Self::UnknownService { .. } => "UNKNOWN_SERVICE",
-            Self::AmbiguousFeature { .. } => "AMBIGUOUS_FEATURE",
-            Self::DuplicateFeature { .. } => "DUPLICATE_FEATURE",
-            Self::MissingEntity { .. } => "MISSING_ENTITY",
+            Self::UnknownEntityType { .. } => Code::UnknownEntityType,
+            Self::UnknownView { .. } => Code::UnknownView,
+            Self::UnknownFeature { .. } => Code::UnknownFeature,
+            Self::UnknownService { .. } => Code::UnknownService,
+            Self::AmbiguousFeature { .. } => Code::AmbiguousFeature,
+            Self::DuplicateFeature { .. } => Code::DuplicateFeature,
+            Self::MissingEntity { .. } => Code::MissingEntity,
             Self::UnknownProject { .. }
             | Self::NotKept { .. }
             | Self::Malformed { .. }
-            | Self::NothingAsked => "INVALID_VALUE",
+            | Self::NothingAsked => Code::InvalidValue,
         }
     }
 }

@@ -182,7 +182,7 @@ impl<'a> ArrayRef<'a> {
     /// Reads `bytes` as elements of `element`; none if they are not well formed.
     pub fn read(element: ScalarType, bytes: &'a [u8]) -> Option<Self> {
         let count = match element.fixed_width() {
-            Some(width) if bytes.len() % width == 0 => bytes.len() / width,
+            Some(width) if bytes.len().is_multiple_of(width) => bytes.len() / width,
             Some(_) => return None,
             None => Elements { element, rest: bytes }.try_fold(0_usize, |n, _| Some(n + 1))?,
         };

@@ -1,0 +1,347 @@
+//! Checkpoints kept in sled: a directory `gen-<n>` each, declared whole by a file `gen-<n>.done`.
+//!
+//! It does not know what a state says, nor trust sled: what sled returns is checked against what
+//! was written, and what sled calls flushed is synced again.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::block::Builder;
+use super::load::{self, Blocks};
+use super::{Checkpoint, CheckpointError, CheckpointWriter, Load, SetAside, Sink, Watermark};
+use crate::disk::{self, Disk, DiskError, DiskErrorKind};
+use crate::ids::{Sequence, StoreId, ViewId};
+
+/// Finished generations kept.
+const KEPT: usize = 2;
+/// The least time sled may be silent before it counts as hanging.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// One second of patience more for each.
+const PATIENCE_BYTES: u64 = 100 << 20;
+/// sled reads and writes a generation once, in order: a cache beyond the pages at hand is wasted.
+const CACHE_BYTES: u64 = 32 << 20;
+/// A page of up to 17 blocks must stay under a quarter of this, else sled puts each page into a
+/// file of its own.
+const SEGMENT_BYTES: usize = 2 << 20;
+
+/// Keeps checkpoints under one directory. One generation is written at a time.
+pub struct SledCheckpoint {
+    place: Place,
+    /// The greatest number used since the start. Never used again: a sled that was left hanging
+    /// may still write to the directory it had.
+    last: AtomicU64,
+}
+
+impl SledCheckpoint {
+    /// Keeps checkpoints in `directory`, which is created at the first.
+    ///
+    /// `disk` must be the real one, for sled does not go through it.
+    pub fn new(disk: Arc<dyn Disk>, directory: impl Into<PathBuf>) -> Self {
+        let place = Place { disk, directory: directory.into() };
+        Self { place, last: AtomicU64::new(0) }
+    }
+}
+
+/// The directory, and what can be said of it without sled.
+#[derive(Clone)]
+struct Place {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+}
+
+impl Place {
+    fn path(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("gen-{number}"))
+    }
+
+    fn done_path(&self, number: u64) -> PathBuf {
+        self.directory.join(format!("gen-{number}.done"))
+    }
+
+    /// Numbers in use, finished or not, newest first.
+    fn numbers(&self) -> Result<Vec<u64>, DiskError> {
+        let entries = match self.disk.list(&self.directory) {
+            Err(error) if error.kind() == DiskErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut numbers: Vec<u64> = entries
+            .iter()
+            .filter_map(|entry| {
+                let rest = entry.name.strip_prefix("gen-")?;
+                rest.split('.').next()?.parse().ok()
+            })
+            .collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        numbers.dedup();
+        Ok(numbers)
+    }
+
+    fn watermark(&self, number: u64) -> Result<Watermark, String> {
+        let bytes = disk::read_whole(&*self.disk, &self.done_path(number));
+        let watermark = match bytes {
+            Ok(bytes) => Watermark::decode(&bytes)?,
+            Err(error) if error.kind() == DiskErrorKind::NotFound => {
+                return Err("was never finished".into());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        if watermark.generation != number {
+            return Err(format!("watermark is that of generation {}", watermark.generation));
+        }
+        Ok(watermark)
+    }
+
+    /// First it is no longer whole, then it is gone.
+    fn remove(&self, number: u64) -> Result<(), DiskError> {
+        let done = self.done_path(number);
+        disk::remove_if_there(&*self.disk, &disk::temporary_name(&done))?;
+        disk::remove_if_there(&*self.disk, &done)?;
+        self.disk.sync_dir(&self.directory)?;
+        self.disk.remove_dir_all(&self.path(number))
+    }
+
+    fn finished(&self) -> Result<Vec<Watermark>, DiskError> {
+        let numbers = self.numbers()?;
+        Ok(numbers.into_iter().filter_map(|number| self.watermark(number).ok()).collect())
+    }
+
+    fn load_one(
+        &self,
+        number: u64,
+        store: StoreId,
+        history_end: Sequence,
+        sink: &dyn Sink,
+    ) -> Result<Watermark, String> {
+        let watermark = self.watermark(number)?;
+        if watermark.store != store {
+            return Err(format!("belongs to store {}, not {store}", watermark.store));
+        }
+        if watermark.highest.max(watermark.covered) > history_end {
+            return Err(format!(
+                "reaches sequence {}, history ends at {history_end}",
+                watermark.highest.max(watermark.covered)
+            ));
+        }
+        self.read(&watermark, sink)?;
+        Ok(watermark)
+    }
+
+    fn read(&self, watermark: &Watermark, sink: &dyn Sink) -> Result<(), String> {
+        let path = self.path(watermark.generation);
+        let bytes = bytes_under(&*self.disk, &path).map_err(|error| error.to_string())?;
+        let patience = PATIENCE + Duration::from_secs(bytes / PATIENCE_BYTES);
+        let open = move || open(&path).map(Tree).map_err(|error| error.to_string());
+        load::load(watermark, patience, open, sink)
+    }
+}
+
+impl Checkpoint for SledCheckpoint {
+    fn begin(
+        &self,
+        store: StoreId,
+        covered: Sequence,
+    ) -> Result<Box<dyn CheckpointWriter>, CheckpointError> {
+        let place = self.place.clone();
+        place.disk.create_dir_all(&place.directory)?;
+        let numbers = place.numbers()?;
+        for number in &numbers {
+            if place.watermark(*number).is_err() {
+                place.remove(*number)?;
+            }
+        }
+        let newest = numbers.first().copied().unwrap_or(0);
+        let generation = newest.max(self.last.load(Ordering::Relaxed)) + 1;
+        self.last.store(generation, Ordering::Relaxed);
+        let path = place.path(generation);
+        place.disk.create_dir_all(&path)?;
+        let tree = guarded(generation, || open(&path))?;
+        let (rows, blocks, hash) = (0, 0, [0; 32]);
+        let highest = covered;
+        Ok(Box::new(Writer {
+            place,
+            tree,
+            block: Builder::new(),
+            hash: blake3::Hasher::new(),
+            watermark: Watermark { store, generation, covered, highest, rows, blocks, hash },
+        }))
+    }
+
+    fn load(&self, store: StoreId, history_end: Sequence, sink: &dyn Sink) -> Load {
+        let mut load = Load { loaded: None, set_aside: Vec::new() };
+        let numbers = match self.place.numbers() {
+            Ok(numbers) => numbers,
+            Err(error) => {
+                load.set_aside.push(SetAside { generation: 0, reason: error.to_string() });
+                return load;
+            }
+        };
+        for generation in numbers {
+            self.last.fetch_max(generation, Ordering::Relaxed);
+            match self.place.load_one(generation, store, history_end, sink) {
+                Ok(watermark) => {
+                    load.loaded = Some(watermark);
+                    break;
+                }
+                Err(mut reason) => {
+                    sink.clear();
+                    if let Err(error) = self.place.remove(generation) {
+                        reason = format!("{reason}; {error}");
+                    }
+                    load.set_aside.push(SetAside { generation, reason });
+                }
+            }
+        }
+        load
+    }
+
+    fn generations(&self) -> Result<Vec<Watermark>, CheckpointError> {
+        Ok(self.place.finished()?)
+    }
+
+    fn destroy(&self) -> Result<(), CheckpointError> {
+        for number in self.place.numbers()? {
+            self.last.fetch_max(number, Ordering::Relaxed);
+            self.place.remove(number)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs a call into sled, which panics where it should fail.
+fn guarded<T>(
+    generation: u64,
+    call: impl FnOnce() -> sled::Result<T>,
+) -> Result<T, CheckpointError> {
+    let reason = match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(panic) => format!("sled panicked: {}", load::said(panic)),
+    };
+    Err(CheckpointError::Store { generation, reason })
+}
+
+fn open(path: &Path) -> sled::Result<sled::Db> {
+    sled::Config::new()
+        .path(path)
+        .flush_every_ms(None)
+        .cache_capacity(CACHE_BYTES)
+        .mode(sled::Mode::LowSpace)
+        .segment_size(SEGMENT_BYTES)
+        .open()
+}
+
+fn bytes_under(disk: &dyn Disk, path: &Path) -> Result<u64, DiskError> {
+    let mut bytes = 0;
+    for entry in disk.list(path)? {
+        bytes += if entry.directory {
+            bytes_under(disk, &path.join(&entry.name))?
+        } else {
+            entry.length
+        };
+    }
+    Ok(bytes)
+}
+
+/// sled's `flush` does not make its file durable, nor any of its names.
+fn sync_under(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
+    for entry in disk.list(path)? {
+        let inner = path.join(&entry.name);
+        if entry.directory {
+            sync_under(disk, &inner)?;
+        } else {
+            disk.open_write(&inner)?.sync_data()?;
+        }
+    }
+    disk.sync_dir(path)
+}
+
+struct Tree(sled::Db);
+
+impl Blocks for Tree {
+    type Bytes = sled::IVec;
+
+    fn read(
+        &self,
+        from: u64,
+        to: u64,
+        each: &mut dyn FnMut(u64, sled::IVec) -> bool,
+    ) -> Result<(), String> {
+        for entry in self.0.range(from.to_be_bytes()..to.to_be_bytes()) {
+            let (key, block) = entry.map_err(|error| error.to_string())?;
+            let number = key.as_ref().try_into().map(u64::from_be_bytes);
+            let number = number.map_err(|_| format!("a key of {} bytes", key.len()))?;
+            if !each(number, block) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Writer {
+    place: Place,
+    tree: sled::Db,
+    block: Builder,
+    hash: blake3::Hasher,
+    /// What was written so far.
+    watermark: Watermark,
+}
+
+impl Writer {
+    fn write_block(&mut self) -> Result<(), CheckpointError> {
+        let number = self.watermark.blocks;
+        let block = self.block.finish(number);
+        let tree = &self.tree;
+        guarded(self.watermark.generation, || tree.insert(number.to_be_bytes(), block.bytes))?;
+        self.hash.update(&block.crc.to_le_bytes());
+        self.watermark.rows += u64::from(block.rows);
+        self.watermark.blocks += 1;
+        self.block.clear();
+        Ok(())
+    }
+}
+
+impl CheckpointWriter for Writer {
+    fn add(&mut self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), CheckpointError> {
+        self.block.add(view, key, state);
+        if self.block.is_full() { self.write_block() } else { Ok(()) }
+    }
+
+    fn finish(mut self: Box<Self>, highest: Sequence) -> Result<Watermark, CheckpointError> {
+        if !self.block.is_empty() {
+            self.write_block()?;
+        }
+        let Self { place, tree, hash, mut watermark, .. } = *self;
+        let number = watermark.generation;
+        watermark.highest = highest;
+        watermark.hash = *hash.finalize().as_bytes();
+        guarded(number, || {
+            tree.flush()?;
+            drop(tree);
+            Ok(())
+        })?;
+        // Reading it back proves it, and leaves a snapshot with which sled opens far faster.
+        place
+            .read(&watermark, &Nobody)
+            .map_err(|reason| CheckpointError::Store { generation: number, reason })?;
+        sync_under(&*place.disk, &place.path(number))?;
+        disk::replace(&*place.disk, &place.done_path(number), &watermark.encode())?;
+        for old in place.finished()?.iter().skip(KEPT) {
+            place.remove(old.generation)?;
+        }
+        Ok(watermark)
+    }
+}
+
+struct Nobody;
+
+impl Sink for Nobody {
+    fn row(&self, _view: ViewId, _key: &[u8], _state: &[u8]) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn clear(&self) {}
+}

@@ -1,0 +1,549 @@
+//! A disk in memory that remembers what was synced, so that tests can cut the power, and that
+//! fails when told to.
+//!
+//! It does not know what any file is for; it models sectors of 512 bytes and names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+
+use super::{Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, Entry, Operation};
+
+const SECTOR: usize = 512;
+
+/// A disk in memory; clones share it.
+///
+/// After a failed sync the written data can still be read but is not on the disk, and the next
+/// sync succeeds all the same, as on Linux; `drop_cache` shows what is really there.
+#[derive(Clone, Default)]
+pub struct FakeDisk {
+    state: Arc<Mutex<State>>,
+}
+
+/// An operation that is to fail.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Which operation; none counts every one.
+    pub operation: Option<Operation>,
+    /// Which of them, the next being 1.
+    pub nth: u64,
+    /// All later ones fail too, until [`FakeDisk::heal`].
+    pub lasting: bool,
+    /// With which error: [`DiskErrorKind::Full`] or [`DiskErrorKind::Io`].
+    pub error: DiskErrorKind,
+}
+
+#[derive(Default)]
+struct State {
+    files: BTreeMap<u64, Node>,
+    next_file: u64,
+    names: BTreeMap<PathBuf, u64>,
+    durable_names: BTreeMap<PathBuf, u64>,
+    pending: Vec<NameChange>,
+    directories: BTreeSet<PathBuf>,
+    locked: BTreeSet<PathBuf>,
+    faults: Vec<Fault>,
+    counts: BTreeMap<String, u64>,
+}
+
+#[derive(Default)]
+struct Node {
+    data: Vec<u8>,
+    durable_length: usize,
+    /// What the disk holds of each sector written since the last sync.
+    unsynced: BTreeMap<usize, Vec<u8>>,
+    /// The same for sectors whose sync failed: clean to the kernel, never on the disk.
+    lost: BTreeMap<usize, Vec<u8>>,
+}
+
+#[derive(Clone)]
+enum NameChange {
+    Create(PathBuf, u64),
+    Rename(PathBuf, PathBuf, u64),
+    Remove(PathBuf),
+}
+
+impl NameChange {
+    fn touches(&self, directory: &Path) -> bool {
+        let inside = |path: &Path| path.parent() == Some(directory);
+        match self {
+            Self::Create(path, _) | Self::Remove(path) => inside(path),
+            Self::Rename(from, to, _) => inside(from) || inside(to),
+        }
+    }
+
+    fn apply(self, names: &mut BTreeMap<PathBuf, u64>) {
+        match self {
+            Self::Create(path, file) => {
+                names.insert(path, file);
+            }
+            Self::Rename(from, to, file) => {
+                names.remove(&from);
+                names.insert(to, file);
+            }
+            Self::Remove(path) => {
+                names.remove(&path);
+            }
+        }
+    }
+}
+
+impl FakeDisk {
+    /// An empty disk.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The disk after a power cut in which nothing unsynced survived. This one stays as it is.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        self.crash_with(|| false)
+    }
+
+    /// The disk after a power cut in which each unsynced sector and each unsynced name survived
+    /// or not by the toss of a coin that `seed` decides.
+    #[must_use]
+    pub fn crash_seeded(&self, seed: u64) -> Self {
+        let mut random = Random(seed);
+        self.crash_with(move || random.next() & 1 == 1)
+    }
+
+    fn crash_with(&self, mut keep: impl FnMut() -> bool) -> Self {
+        let state = self.lock();
+        let mut names = state.durable_names.clone();
+        for change in &state.pending {
+            if keep() {
+                change.clone().apply(&mut names);
+            }
+        }
+        let files = names.values().filter_map(|&number| {
+            let node = state.files.get(&number)?;
+            Some((number, node.crashed(&mut keep)))
+        });
+        let after = State {
+            files: files.collect(),
+            next_file: state.next_file,
+            durable_names: names.clone(),
+            names,
+            directories: state.directories.clone(),
+            ..State::default()
+        };
+        Self { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// Makes an operation fail.
+    pub fn fail(&self, fault: Fault) {
+        self.lock().faults.push(fault);
+    }
+
+    /// Forgets every fault.
+    pub fn heal(&self) {
+        self.lock().faults.clear();
+    }
+
+    /// How often an operation was asked for.
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.lock().counts.get(&operation.to_string()).copied().unwrap_or(0)
+    }
+
+    /// How many operations of any kind were asked for.
+    pub fn count_all(&self) -> u64 {
+        self.lock().counts.values().sum()
+    }
+
+    /// Changes bytes behind everybody's back, on the disk and in the cache, as damage would.
+    ///
+    /// # Panics
+    /// No such file.
+    pub fn damage(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut state = self.lock();
+        let number = *state.names.get(path).expect("the test named a file that exists");
+        let node = state.files.get_mut(&number).expect("every name has a file");
+        change(&mut node.data);
+        node.sync();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A test that panicked while holding it has failed already.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, number: u64, path: &Path) -> Arc<dyn DiskFile> {
+        Arc::new(FakeFile { disk: self.clone(), number, path: path.to_owned() })
+    }
+}
+
+impl State {
+    fn begin(&mut self, operation: Operation, path: &Path) -> Result<(), DiskError> {
+        *self.counts.entry(operation.to_string()).or_default() += 1;
+        let mut failure = None;
+        self.faults.retain_mut(|fault| {
+            if fault.operation.is_some_and(|wanted| wanted != operation) {
+                return true;
+            }
+            fault.nth = fault.nth.saturating_sub(1);
+            if fault.nth > 0 {
+                return true;
+            }
+            failure = Some(fault.error);
+            fault.lasting
+        });
+        match failure {
+            None => Ok(()),
+            Some(DiskErrorKind::Full) => Err(DiskError::new(operation, path, Errno::NOSPC)),
+            Some(_) => Err(DiskError::new(operation, path, Errno::IO)),
+        }
+    }
+
+    fn find(&self, operation: Operation, path: &Path) -> Result<u64, DiskError> {
+        let missing = || DiskError::new(operation, path, Errno::NOENT);
+        self.names.get(path).copied().ok_or_else(missing)
+    }
+
+    fn change_name(&mut self, change: NameChange) {
+        change.clone().apply(&mut self.names);
+        self.pending.push(change);
+    }
+}
+
+impl Node {
+    /// Remembers what the disk holds of the sectors that `from..to` is about to change.
+    fn dirty(&mut self, from: usize, to: usize) {
+        for sector in from / SECTOR..to.div_ceil(SECTOR) {
+            let before = self.lost.remove(&sector).unwrap_or_else(|| self.sector(sector));
+            self.unsynced.entry(sector).or_insert(before);
+        }
+    }
+
+    fn sector(&self, sector: usize) -> Vec<u8> {
+        let start = (sector * SECTOR).min(self.data.len());
+        let end = ((sector + 1) * SECTOR).min(self.data.len());
+        let mut bytes = self.data[start..end].to_vec();
+        bytes.resize(SECTOR, 0);
+        bytes
+    }
+
+    fn resize(&mut self, length: usize) {
+        self.dirty(self.data.len().min(length), self.data.len().max(length));
+        self.data.resize(length, 0);
+    }
+
+    fn sync(&mut self) {
+        self.unsynced.clear();
+        self.durable_length = self.data.len();
+    }
+
+    fn put_back(data: &mut [u8], sectors: &BTreeMap<usize, Vec<u8>>) {
+        for (&sector, bytes) in sectors {
+            let start = (sector * SECTOR).min(data.len());
+            let end = ((sector + 1) * SECTOR).min(data.len());
+            data[start..end].copy_from_slice(&bytes[..end - start]);
+        }
+    }
+
+    fn crashed(&self, keep: &mut impl FnMut() -> bool) -> Self {
+        let mut data = self.data.clone();
+        let length = if keep() { data.len() } else { self.durable_length };
+        data.resize(length, 0);
+        Self::put_back(&mut data, &self.lost);
+        let dropped = self.unsynced.iter().filter(|_| !keep());
+        let dropped = dropped.map(|(&sector, bytes)| (sector, bytes.clone())).collect();
+        Self::put_back(&mut data, &dropped);
+        Self { durable_length: data.len(), data, ..Self::default() }
+    }
+}
+
+impl Disk for FakeDisk {
+    fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Create, path)?;
+        if state.names.contains_key(path) || state.directories.contains(path) {
+            return Err(DiskError::new(Operation::Create, path, Errno::EXIST));
+        }
+        if !state.directories.contains(super::parent(path)) {
+            return Err(DiskError::new(Operation::Create, path, Errno::NOENT));
+        }
+        let number = state.next_file;
+        state.next_file += 1;
+        state.files.insert(number, Node::default());
+        state.change_name(NameChange::Create(path.to_owned(), number));
+        Ok(self.file(number, path))
+    }
+
+    fn open_read(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Open, path)?;
+        let number = state.find(Operation::Open, path)?;
+        Ok(self.file(number, path))
+    }
+
+    fn open_write(&self, path: &Path) -> Result<Arc<dyn DiskFile>, DiskError> {
+        self.open_read(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Rename, from)?;
+        let number = state.find(Operation::Rename, from)?;
+        state.change_name(NameChange::Rename(from.to_owned(), to.to_owned(), number));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Remove, path)?;
+        state.find(Operation::Remove, path)?;
+        state.change_name(NameChange::Remove(path.to_owned()));
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Remove, path)?;
+        let inside = state.names.keys().filter(|name| name.starts_with(path));
+        for name in inside.cloned().collect::<Vec<_>>() {
+            state.change_name(NameChange::Remove(name));
+        }
+        state.directories.retain(|directory| !directory.starts_with(path));
+        Ok(())
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<Entry>, DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::List, path)?;
+        if !state.directories.contains(path) {
+            return Err(DiskError::new(Operation::List, path, Errno::NOENT));
+        }
+        let name = |entry: &Path| entry.file_name().map(|name| name.to_string_lossy().into_owned());
+        let inside = |entry: &Path| entry.parent() == Some(path);
+        let files =
+            state.names.iter().filter(|(entry, _)| inside(entry)).filter_map(|(entry, n)| {
+                let length = state.files.get(n).map_or(0, |node| node.data.len() as u64);
+                Some(Entry { name: name(entry)?, directory: false, length })
+            });
+        let directories = state.directories.iter().filter(|entry| inside(entry));
+        let directories = directories
+            .filter_map(|entry| Some(Entry { name: name(entry)?, directory: true, length: 0 }));
+        let mut entries: Vec<Entry> = files.chain(directories).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::CreateDir, path)?;
+        state.directories.extend(path.ancestors().map(Path::to_owned));
+        Ok(())
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::SyncDir, path)?;
+        let pending = std::mem::take(&mut state.pending);
+        for change in pending {
+            if change.touches(path) {
+                change.apply(&mut state.durable_names);
+            } else {
+                state.pending.push(change);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock_exclusive(&self, path: &Path) -> Result<DiskLock, DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Lock, path)?;
+        if !state.locked.insert(path.to_owned()) {
+            return Err(DiskError::new(Operation::Lock, path, Errno::WOULDBLOCK));
+        }
+        Ok(DiskLock::new(FakeLock { disk: self.clone(), path: path.to_owned() }))
+    }
+}
+
+struct FakeLock {
+    disk: FakeDisk,
+    path: PathBuf,
+}
+
+impl Drop for FakeLock {
+    fn drop(&mut self) {
+        self.disk.lock().locked.remove(&self.path);
+    }
+}
+
+struct FakeFile {
+    disk: FakeDisk,
+    number: u64,
+    path: PathBuf,
+}
+
+impl FakeFile {
+    fn with<T>(
+        &self,
+        operation: Operation,
+        act: impl FnOnce(&mut Node, bool) -> T,
+    ) -> Result<T, DiskError> {
+        let mut state = self.disk.lock();
+        let begun = state.begin(operation, &self.path);
+        // A removed file lives on for whoever has it open.
+        let node = state.files.entry(self.number).or_default();
+        match begun {
+            Ok(()) => Ok(act(node, true)),
+            Err(error) => {
+                act(node, false);
+                Err(error)
+            }
+        }
+    }
+}
+
+impl DiskFile for FakeFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
+        self.with(Operation::Read, |node, _| {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(node.data.len());
+            let read = buffer.len().min(node.data.len() - start);
+            buffer[..read].copy_from_slice(&node.data[start..start + read]);
+            read
+        })
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        self.with(Operation::Write, |node, healthy| {
+            // A write that fails may have got half way.
+            let bytes = if healthy { bytes } else { &bytes[..bytes.len() / 2] };
+            let start = usize::try_from(offset).unwrap_or(usize::MAX);
+            let end = start.saturating_add(bytes.len());
+            node.dirty(start, end);
+            if node.data.len() < end {
+                node.resize(end);
+            }
+            node.data[start..end].copy_from_slice(bytes);
+        })
+    }
+
+    fn preallocate(&self, length: u64) -> Result<(), DiskError> {
+        self.with(Operation::Preallocate, |node, healthy| {
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            if healthy && node.data.len() < length {
+                node.resize(length);
+            }
+        })
+    }
+
+    fn truncate(&self, length: u64) -> Result<(), DiskError> {
+        self.with(Operation::Truncate, |node, healthy| {
+            if healthy {
+                node.resize(usize::try_from(length).unwrap_or(usize::MAX));
+            }
+        })
+    }
+
+    fn sync_data(&self) -> Result<(), DiskError> {
+        self.with(Operation::SyncData, |node, healthy| {
+            if healthy {
+                node.sync();
+            } else {
+                let unsynced = std::mem::take(&mut node.unsynced);
+                node.lost.extend(unsynced);
+            }
+        })
+    }
+
+    fn length(&self) -> Result<u64, DiskError> {
+        self.with(Operation::Length, |node, _| node.data.len() as u64)
+    }
+
+    fn drop_cache(&self) -> Result<(), DiskError> {
+        self.with(Operation::DropCache, |node, _| {
+            let lost = std::mem::take(&mut node.lost);
+            Node::put_back(&mut node.data, &lost);
+        })
+    }
+}
+
+/// A small seeded generator (SplitMix64), so that a crash can be repeated from its seed.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{read_whole, replace};
+    use super::*;
+
+    fn disk_with(name: &str) -> (FakeDisk, Arc<dyn DiskFile>, PathBuf) {
+        let disk = FakeDisk::new();
+        disk.create_dir_all(Path::new("/d")).unwrap();
+        let path = Path::new("/d").join(name);
+        let file = disk.create(&path).unwrap();
+        (disk, file, path)
+    }
+
+    #[test]
+    fn a_crash_drops_what_was_not_synced() {
+        let (disk, file, path) = disk_with("f");
+        file.write_at(&[1; 600], 0).unwrap();
+        file.sync_data().unwrap();
+        assert!(read_whole(&disk.crash(), &path).is_err(), "the name was not synced");
+        disk.sync_dir(Path::new("/d")).unwrap();
+        file.write_at(&[2; 600], 300).unwrap();
+        assert_eq!(read_whole(&disk.crash(), &path).unwrap(), [1; 600]);
+        let mut seen = BTreeSet::new();
+        for seed in 0..64 {
+            let after = read_whole(&disk.crash_seeded(seed), &path).unwrap();
+            assert_eq!(after[..300], [1; 300], "synced bytes survive, seed {seed}");
+            seen.insert(after);
+        }
+        assert!(seen.len() > 4, "only {} outcomes", seen.len());
+    }
+
+    #[test]
+    fn names_are_durable_after_the_directory_is_synced() {
+        let (disk, file, path) = disk_with("f");
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        disk.remove(&path).unwrap();
+        assert!(disk.crash().open_read(&path).is_ok());
+        disk.sync_dir(Path::new("/d")).unwrap();
+        assert!(disk.crash().open_read(&path).is_err());
+        replace(&disk, &path, b"new").unwrap();
+        assert_eq!(read_whole(&disk.crash(), &path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_failed_sync_loses_the_data_and_the_next_one_lies() {
+        let (disk, file, path) = disk_with("f");
+        disk.sync_dir(Path::new("/d")).unwrap();
+        file.preallocate(512).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(b"data", 0).unwrap();
+        let fault = Fault {
+            operation: Some(Operation::SyncData),
+            nth: 1,
+            lasting: false,
+            error: DiskErrorKind::Io,
+        };
+        disk.fail(fault);
+        assert_eq!(file.sync_data().err().unwrap().kind(), DiskErrorKind::Io);
+        file.sync_data().unwrap();
+        assert_eq!(read_whole(&disk, &path).unwrap()[..4], *b"data");
+        assert_eq!(read_whole(&disk.crash(), &path).unwrap()[..4], [0; 4]);
+        file.drop_cache().unwrap();
+        assert_eq!(read_whole(&disk, &path).unwrap()[..4], [0; 4]);
+        assert_eq!(disk.count(Operation::SyncData), 3);
+    }
+}

@@ -1,0 +1,141 @@
+//! Brings accepted rows into the online stores: the only way there, for live writes and for replay
+//! alike.
+//!
+//! It does not know whether a row was just written or is being recovered; what a state already
+//! covers changes nothing twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::archive::{ArchiveError, Encoder, RowRef, StateRef};
+use crate::engine::lookup::state;
+use crate::engine::stores::{Store, StoreError, Stores};
+use crate::history::record::Row;
+use crate::ids::{Sequence, ViewId};
+use crate::recency::Origin;
+use crate::registry::Registry;
+use crate::registry::model::View;
+
+/// What a row did to the online state of its entity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Applied {
+    /// At least one feature is newer now.
+    Changed,
+    /// Newer values are there, or it was applied before.
+    Superseded,
+    /// Its view has no online state, or is no longer there.
+    NotOnline,
+}
+
+/// Why a row could not be applied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApplyError {
+    /// The row is not what its view's layout says.
+    #[error("row {sequence} of view {view}: {source}")]
+    Archive {
+        /// Its place in history.
+        sequence: Sequence,
+        /// Its view.
+        view: ViewId,
+        /// What is wrong.
+        source: ArchiveError,
+    },
+    /// The disk tier cannot be read or written.
+    #[error("row {sequence} of view {view}: {source}")]
+    Store {
+        /// Its place in history.
+        sequence: Sequence,
+        /// Its view.
+        view: ViewId,
+        /// What is wrong.
+        source: StoreError,
+    },
+}
+
+/// The registered views with their stores, and the buffers to merge rows in.
+#[derive(Default)]
+pub(super) struct Applier {
+    encoder: Encoder,
+    targets: HashMap<ViewId, Target>,
+}
+
+struct Target {
+    view: Arc<View>,
+    store: Option<Store>,
+}
+
+impl Applier {
+    /// Takes up the views of `registry`, and lets go of the stores of those it no longer has.
+    pub(super) fn take_up(&mut self, registry: &Registry, stores: &Stores) {
+        self.targets = registry
+            .all_views()
+            .map(|view| {
+                let store = view.online.then(|| stores.of(view));
+                (view.id, Target { view: view.clone(), store })
+            })
+            .collect();
+        stores.keep_only(|view| self.targets.contains_key(&view));
+    }
+
+    /// Merges one row into the state of its entity. `checked` rows were encoded by this process;
+    /// others are checked against their view first.
+    pub(super) fn apply(
+        &mut self,
+        row: &Row<'_>,
+        sequence: Sequence,
+        checked: bool,
+    ) -> Result<Applied, ApplyError> {
+        let Some(Target { view, store: Some(store) }) = self.targets.get(&row.view) else {
+            return Ok(Applied::NotOnline);
+        };
+        let archive = |source| ApplyError::Archive { sequence, view: row.view, source };
+        let cells = RowRef::access(row.archive).map_err(archive)?;
+        if !checked {
+            cells.check(&view.layout()).map_err(archive)?;
+        }
+        let from = Origin { event_time: row.event_time, sequence };
+        let encoder = &mut self.encoder;
+        let changed = store
+            .update(row.key, |old| encoder.merge(&view.layout(), old.map(state), cells, from))
+            .map_err(|source| ApplyError::Store { sequence, view: row.view, source })?;
+        Ok(if changed { Applied::Changed } else { Applied::Superseded })
+    }
+
+    /// How many rows of requests would be superseded if they were applied one after another, the
+    /// last request's rows counted. `rows` come with the sequences they will have.
+    pub(super) fn preview<'a>(
+        &mut self,
+        rows: impl Iterator<Item = (Row<'a>, Sequence)>,
+        counted_from: Sequence,
+    ) -> Result<u64, ApplyError> {
+        let mut ahead: HashMap<(ViewId, &'a [u8]), Vec<u8>> = HashMap::new();
+        let mut superseded = 0;
+        for (row, sequence) in rows {
+            let Some(Target { view, store: Some(store) }) = self.targets.get(&row.view) else {
+                continue;
+            };
+            let archive = |source| ApplyError::Archive { sequence, view: row.view, source };
+            let cells = RowRef::access(row.archive).map_err(archive)?;
+            let from = Origin { event_time: row.event_time, sequence };
+            let entity = (row.view, row.key);
+            let stored;
+            let old: Option<StateRef<'_>> = match ahead.get(&entity) {
+                Some(state_ahead) => Some(state(state_ahead)),
+                None => {
+                    stored = store
+                        .copy(row.key)
+                        .map_err(|source| ApplyError::Store { sequence, view: row.view, source })?;
+                    stored.as_deref().map(state)
+                }
+            };
+            match self.encoder.merge(&view.layout(), old, cells, from) {
+                Some(merged) => {
+                    ahead.insert(entity, merged);
+                }
+                None if sequence >= counted_from => superseded += 1,
+                None => {}
+            }
+        }
+        Ok(superseded)
+    }
+}

@@ -1,0 +1,97 @@
+//! The control snapshot: what the manifest keeps so that no segment has to be kept for it.
+//!
+//! It does not know how the registry or the idempotency table encode themselves.
+
+use std::sync::Arc;
+
+use crate::engine::idempotency::IdempotencyTable;
+use crate::engine::positions::Positions;
+use crate::ids::Sequence;
+use crate::registry::Registry;
+use crate::registry::record::{ApplyError, RecordError, decode_snapshot, encode_snapshot};
+
+/// The format this release writes.
+const FORMAT: u16 = 1;
+const HEAD: usize = 2 + 8 + 4;
+
+/// A snapshot that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Written by a newer release.
+    #[error("control snapshot has format {found}, this release reads up to {FORMAT}")]
+    Newer {
+        /// Its format number.
+        found: u16,
+    },
+    /// Shorter than it says; its checksum is right, so this is a bug.
+    #[error("control snapshot of {bytes} bytes is cut short")]
+    Short {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The definitions in it cannot be read.
+    #[error("control snapshot: {0}")]
+    Registry(#[from] RecordError),
+    /// The definitions in it contradict each other.
+    #[error("control snapshot: {0}")]
+    Definitions(#[from] ApplyError),
+}
+
+/// What a snapshot holds.
+pub(super) struct Control {
+    pub(super) registry: Registry,
+    pub(super) registry_sequence: Sequence,
+    pub(super) positions: Positions,
+    pub(super) idempotency: IdempotencyTable,
+}
+
+/// The state of an empty store.
+impl Default for Control {
+    fn default() -> Self {
+        Self {
+            registry: Registry::new(),
+            registry_sequence: Sequence::ZERO,
+            positions: Positions::default(),
+            idempotency: IdempotencyTable::default(),
+        }
+    }
+}
+
+/// Format, sequence of the last definition change, length of the registry, registry, positions,
+/// keys.
+pub(super) fn encode(
+    registry: &Registry,
+    registry_sequence: Sequence,
+    positions: &Positions,
+    idempotency: &IdempotencyTable,
+) -> Arc<[u8]> {
+    let definitions = encode_snapshot(&registry.to_snapshot());
+    let length = u32::try_from(definitions.len()).expect("definitions are far below 4 GiB");
+    let mut bytes = Vec::with_capacity(HEAD + definitions.len());
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&registry_sequence.0.to_le_bytes());
+    bytes.extend_from_slice(&length.to_le_bytes());
+    bytes.extend_from_slice(&definitions);
+    positions.encode(&mut bytes);
+    idempotency.encode(&mut bytes);
+    bytes.into()
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
+    let short = || ControlError::Short { bytes: bytes.len() };
+    let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(short)?;
+    let found = u16::from_le_bytes([head[0], head[1]]);
+    if found != FORMAT {
+        return Err(ControlError::Newer { found });
+    }
+    let registry_sequence = u64::from_le_bytes(head[2..10].try_into().expect("eight bytes"));
+    let length = u32::from_le_bytes(head[10..].try_into().expect("four bytes"));
+    let (definitions, mut keys) = rest.split_at_checked(length as usize).ok_or_else(short)?;
+    Ok(Control {
+        registry: Registry::from_snapshot(&decode_snapshot(definitions)?)?,
+        registry_sequence: Sequence(registry_sequence),
+        positions: Positions::decode(&mut keys).ok_or_else(short)?,
+        idempotency: IdempotencyTable::decode(keys).ok_or_else(short)?,
+    })
+}

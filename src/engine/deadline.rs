@@ -1,0 +1,37 @@
+//! How long a request may still take.
+//!
+//! It does not know what is done with the time.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::engine::error::Problem;
+use crate::time::{Span, Stopwatch};
+
+/// The moment by which a request wants its answer.
+#[derive(Clone, Copy)]
+pub struct Deadline {
+    started: Stopwatch,
+    allowed: Duration,
+}
+
+impl Deadline {
+    /// `span` from now.
+    pub fn after(span: Span) -> Self {
+        Self { started: Stopwatch::start(), allowed: span.to_std() }
+    }
+
+    /// What is left; zero once it has passed.
+    pub fn remaining(self) -> Duration {
+        self.allowed.saturating_sub(self.started.elapsed())
+    }
+
+    /// Waits for `work`, at most until the deadline.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`.
+    pub async fn bound<T>(self, work: impl Future<Output = T>) -> Result<T, Problem> {
+        let timed = tokio::time::timeout(self.remaining(), work).await;
+        timed.map_err(|_| Problem::deadline_exceeded())
+    }
+}

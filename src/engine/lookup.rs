@@ -1,0 +1,191 @@
+//! Answers "now" from memory: plan, online rows, recency and defaults, in the order asked.
+//!
+//! It does not know how an answer is written, nor reads files: rows of the disk tier are fetched
+//! first, by `cold`.
+
+use std::sync::Arc;
+
+use crate::archive::StateRef;
+use crate::engine::cold::ColdStates;
+use crate::engine::stores::{Store, Stores};
+use crate::recency::{Status, is_fresh};
+use crate::ids::ProjectId;
+use crate::registry::plan::{Ask, Column, Plan, What};
+use crate::time::EventTime;
+use crate::value::cell::{CellRef, ValueRef};
+use crate::value::layout::Layout;
+
+/// A [`Plan`] with the maps it reads, compiled once per request shape.
+pub struct LookupPlan {
+    /// The names and places.
+    pub plan: Plan,
+    /// One per source of the plan.
+    pub(super) stores: Vec<Store>,
+}
+
+impl LookupPlan {
+    pub(super) fn new(plan: Plan, stores: &Stores) -> Self {
+        let stores = plan.sources.iter().map(|source| stores.of(&source.view)).collect();
+        Self { plan, stores }
+    }
+
+    /// Whether a view of it lies on disk, so that `fetch_cold` has to run first.
+    pub fn has_disk_tier(&self) -> bool {
+        false
+    }
+}
+
+/// The entity keys of a lookup: per row one encoded key for each role of the plan, in its order.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    roles: usize,
+    bytes: Vec<u8>,
+    /// Where each key ends, row by row.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    /// An empty batch for a plan with `roles` roles.
+    pub fn new(roles: usize) -> Self {
+        Self { roles, bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Adds a row.
+    ///
+    /// # Panics
+    /// If there is not one key per role.
+    pub fn push_row(&mut self, keys: &[&[u8]]) {
+        assert_eq!(keys.len(), self.roles, "one key per role");
+        for key in keys {
+            self.bytes.extend_from_slice(key);
+            self.ends.push(self.bytes.len());
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.ends.len().checked_div(self.roles).unwrap_or(0)
+    }
+
+    pub(super) fn key(&self, row: usize, role: usize) -> &[u8] {
+        let index = row * self.roles + role;
+        let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[start..self.ends[index]]
+    }
+}
+
+/// What became of one feature of one row.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Answer<'a> {
+    /// What was found.
+    pub status: Status,
+    /// The value; where it is missing, null or expired the feature's default.
+    pub value: Option<ValueRef<'a>>,
+    /// Whether `value` is the default.
+    pub defaulted: bool,
+    /// When the value, null or expired value happened.
+    pub event_time: Option<EventTime>,
+}
+
+/// How a lookup went as a whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// Nothing was read from disk.
+    pub cache_hit: bool,
+    /// Why history or defaults stood in, where they did.
+    pub fallback: Option<String>,
+}
+
+/// Answers every row of `batch` as of `now`, row by row, columns in the plan's order. Reads memory
+/// only and never blocks.
+pub(super) fn answer(
+    plan: &LookupPlan,
+    batch: &Batch,
+    cold: &ColdStates,
+    now: EventTime,
+    mut emit: impl FnMut(usize, usize, Answer<'_>),
+) -> Outcome {
+    let pinned: Vec<_> = plan
+        .stores
+        .iter()
+        .map(|store| match store {
+            Store::Memory(map) => Some(map.pin()),
+        })
+        .collect();
+    let mut states: Vec<Option<StateRef<'_>>> = Vec::with_capacity(pinned.len());
+    for row in 0..batch.rows() {
+        states.clear();
+        for (index, source) in plan.plan.sources.iter().enumerate() {
+            let bytes = match &pinned[index] {
+                Some(map) => map.get(batch.key(row, source.role)),
+                None => cold.state(row, index),
+            };
+            states.push(bytes.map(state));
+        }
+        answer_row(&plan.plan, &states, now, |column, answer| emit(row, column, answer));
+    }
+    Outcome { cache_hit: !cold.read_disk(), fallback: cold.fallback() }
+}
+
+/// Reads a state that was checked when it entered the store.
+pub(super) fn state(bytes: &[u8]) -> StateRef<'_> {
+    StateRef::access(bytes).expect("states are checked when they enter a store")
+}
+
+/// Answers the columns of one row from the state of each source: the one definition of status,
+/// freshness and default, shared by lookup and as-of.
+pub(super) fn answer_row(
+    plan: &Plan,
+    states: &[Option<StateRef<'_>>],
+    now: EventTime,
+    mut emit: impl FnMut(usize, Answer<'_>),
+) {
+    for (index, column) in plan.columns.iter().enumerate() {
+        let layout = plan.sources[column.source].view.layout();
+        emit(index, answer_column(column, layout, states[column.source], now));
+    }
+}
+
+fn answer_column<'a>(
+    column: &'a Column,
+    layout: &Layout,
+    state: Option<StateRef<'a>>,
+    now: EventTime,
+) -> Answer<'a> {
+    let origin = state.and_then(|state| state.origin(column.slot));
+    let event_time = origin.map(|origin| origin.event_time);
+    let (status, value) = match (state, event_time) {
+        (Some(state), Some(time)) if is_fresh(time, now, column.ttl) => {
+            match state.cell(layout, column.slot) {
+                CellRef::Value(value) => (Status::Present, Some(value)),
+                CellRef::Null => (Status::NullValue, None),
+                CellRef::Absent => (Status::NotFound, None),
+            }
+        }
+        (Some(_), Some(_)) => (Status::OutsideMaxAge, None),
+        _ => (Status::NotFound, None),
+    };
+    let default = || column.default.as_ref().map(|default| default.borrowed());
+    let defaulted = value.is_none() && column.default.is_some();
+    Answer { status, value: value.or_else(default), defaulted, event_time }
+}
+
+/// The bytes a plan is found by: everything that decides how it compiles, but the registry.
+pub(super) fn shape(project: ProjectId, ask: &Ask<'_>) -> Box<[u8]> {
+    let mut shape = project.0.to_le_bytes().to_vec();
+    shape.push(ask.purpose as u8);
+    let names: &[&str] = match &ask.what {
+        What::Features(names) => names,
+        What::Service(name) => std::slice::from_ref(name),
+    };
+    shape.push(u8::from(matches!(ask.what, What::Service(_))));
+    shape.push(u8::from(ask.entity_type.is_some()));
+    for name in ask.entity_type.iter().chain(names) {
+        shape.extend_from_slice(&name.len().to_le_bytes());
+        shape.extend_from_slice(name.as_bytes());
+    }
+    shape.into()
+}
+
+/// The plans the doors asked for, by shape.
+pub(super) type Plans = quick_cache::sync::Cache<Box<[u8]>, Arc<LookupPlan>>;

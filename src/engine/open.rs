@@ -1,0 +1,330 @@
+//! Recovery: checkpoint into the map, history's tail through the same `apply`, then the threads
+//! start.
+//!
+//! It does not know the doors; whoever calls it opens them when it returns.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::archive::StateRef;
+use crate::checkpoint::{Checkpoint, SledCheckpoint, Sink};
+use crate::disk::{Disk, DiskError};
+use crate::engine::{Engine, Running};
+use crate::engine::apply::{Applier, ApplyError};
+use crate::engine::control::{self, Control, ControlError};
+use crate::engine::idempotency::First;
+use crate::engine::maintain::Maintenance;
+use crate::engine::queue;
+use crate::engine::shared::{Parts, Shared};
+use crate::engine::spool::Spools;
+use crate::engine::stores::{Store, Stores};
+use crate::engine::write::{Writer, decode_source};
+use crate::engine::writes::Durability;
+use crate::history::open::Opened;
+use crate::history::record::{Record, RecordError, Request, Source, SourceKind};
+use crate::history::replay::LoggedFrame;
+use crate::history::{self, History, ReadError};
+use crate::ids::{Sequence, ViewId};
+use crate::limits::Limits;
+use crate::metrics::{Metrics, WritesState};
+use crate::registry::Registry;
+use crate::registry::record::{self as control_record, decode_change};
+use crate::time::{ArrivalTime, Clock, Span, Stopwatch};
+
+/// Where and how a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// When writes are acknowledged.
+    pub durability: Durability,
+    /// The most a power cut may lose in [`Durability::Interval`].
+    pub sync_interval: Span,
+    /// Size of a log segment in bytes.
+    pub segment_bytes: u64,
+    /// How often the online map is copied to the checkpoint.
+    pub checkpoint_interval: Span,
+    /// Accept writes although the clock stands before the last arrival.
+    pub accept_clock: bool,
+    /// Everything's bounds.
+    pub limits: Limits,
+}
+
+/// Why a store cannot be opened. Nothing was changed except what recovery may always do again.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// History refused.
+    #[error(transparent)]
+    History(#[from] history::open::OpenError),
+    /// The disk refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// History cannot be read on.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The definitions kept beside history cannot be read.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A definition change in history cannot be read.
+    #[error("definition change at sequence {sequence}: {source}")]
+    ControlRecord {
+        /// Its place.
+        sequence: Sequence,
+        /// What is wrong.
+        source: control_record::RecordError,
+    },
+    /// A definition change in history contradicts those before it.
+    #[error("definition change at sequence {sequence}: {source}")]
+    Change {
+        /// Its place.
+        sequence: Sequence,
+        /// What is wrong.
+        source: control_record::ApplyError,
+    },
+    /// A row in history does not fit its view.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// A thread cannot be started.
+    #[error("cannot start the {name} thread: {reason}")]
+    Thread {
+        /// Its name.
+        name: &'static str,
+        /// What the system says.
+        reason: String,
+    },
+}
+
+/// A row in history that cannot be applied.
+#[derive(Debug, thiserror::Error)]
+#[error("history holds a row that cannot be applied: {0}")]
+pub struct RowError(String);
+
+impl From<ApplyError> for OpenError {
+    fn from(error: ApplyError) -> Self {
+        Self::Row(RowError(error.to_string()))
+    }
+}
+
+/// Opens the store and starts its threads. Blocking; takes as long as recovery takes.
+///
+/// # Errors
+/// The directory is locked, damaged, or of a newer release.
+pub fn open(
+    options: Options,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+) -> Result<Arc<Engine>, OpenError> {
+    let watch = Stopwatch::start();
+    let history_options = history::writer::Options { segment_bytes: options.segment_bytes };
+    let opened = history::open::open(disk.clone(), &options.data_dir, history_options)?;
+    report_cut(&opened);
+    let spools = Spools::open(disk.clone(), options.data_dir.join("spool"))?;
+    let checkpoints: Arc<dyn Checkpoint> =
+        Arc::new(SledCheckpoint::new(disk, options.data_dir.join("checkpoint")));
+    let mut recovery = Recovery::begin(&opened)?;
+    let covered = recovery.load_checkpoint(checkpoints.as_ref(), &opened, &metrics);
+    recovery.replay(&opened.reader, covered, &metrics)?;
+
+    let Recovery { stores, control, mut applier, covers: _, rows: _ } = recovery;
+    applier.take_up(&control.registry, &stores);
+    let last_arrival = opened.last_arrival.unwrap_or(ArrivalTime::MIN);
+    let shared = Arc::new(Shared::new(Parts {
+        limits: options.limits.clone(),
+        durability: options.durability,
+        sync_interval: options.sync_interval,
+        accept_clock: options.accept_clock,
+        clock,
+        metrics: metrics.clone(),
+        registry: control.registry,
+        stores,
+        history: opened.reader,
+        last_sequence: opened.last_sequence,
+        last_arrival,
+        positions: control.positions,
+    }));
+    let (queue, waiting) = queue::queue(&options.limits, &metrics);
+    let queue = Arc::new(queue);
+    let writer = Writer {
+        shared: shared.clone(),
+        history: opened.writer,
+        applier,
+        idempotency: control.idempotency,
+        registry_sequence: control.registry_sequence,
+        last_arrival,
+        last_sync: Stopwatch::start(),
+        unmarked: false,
+    };
+    let writer = crate::engine::write::start(writer, waiting)
+        .map_err(|error| OpenError::Thread { name: "writer", reason: error.to_string() })?;
+    let maintenance = Maintenance::start(
+        shared.clone(),
+        queue.clone(),
+        checkpoints,
+        covered,
+        options.checkpoint_interval,
+    )
+    .map_err(|error| OpenError::Thread { name: "checkpoint", reason: error.to_string() })?;
+    metrics.sequence_written.set(opened.last_sequence.0);
+    metrics.sequence_durable.set(opened.last_sequence.0);
+    metrics.set_writes(WritesState::Open);
+    let elapsed = Span::from_std(watch.elapsed());
+    metrics.recovery_time.set_span(elapsed);
+    let running = Running { writer, maintenance };
+    Ok(Engine::assemble(shared, queue, running, spools, elapsed))
+}
+
+fn report_cut(opened: &Opened) {
+    if let Some(cut) = &opened.cut {
+        tracing::warn!(
+            segment = %cut.path.display(),
+            offset = cut.offset,
+            reason = %cut.reason,
+            "cut an unfinished write from the end of history; it was never acknowledged"
+        );
+    }
+}
+
+/// What is rebuilt.
+struct Recovery {
+    stores: Stores,
+    control: Control,
+    /// The last sequence whose control records are in `control`.
+    covers: Sequence,
+    applier: Applier,
+    rows: u64,
+}
+
+impl Recovery {
+    fn begin(opened: &Opened) -> Result<Self, OpenError> {
+        let (control, covers) = match &opened.control {
+            Some(snapshot) => (control::decode(&snapshot.bytes)?, snapshot.covers),
+            None => (Control::default(), Sequence::ZERO),
+        };
+        let stores = Stores::default();
+        let mut applier = Applier::default();
+        applier.take_up(&control.registry, &stores);
+        Ok(Self { stores, control, covers, applier, rows: 0 })
+    }
+
+    /// Fills the map from the newest checkpoint that is whole; returns the sequence it covers.
+    fn load_checkpoint(
+        &self,
+        checkpoints: &dyn Checkpoint,
+        opened: &Opened,
+        metrics: &Metrics,
+    ) -> Sequence {
+        let watch = Stopwatch::start();
+        let sink = MapSink { registry: &self.control.registry, stores: &self.stores };
+        let load = checkpoints.load(opened.store, opened.last_sequence, &sink);
+        for aside in &load.set_aside {
+            tracing::warn!(
+                generation = aside.generation,
+                reason = %aside.reason,
+                "set a checkpoint aside; history rebuilds what it held"
+            );
+        }
+        metrics.recovery_checkpoint_time.set_span(Span::from_std(watch.elapsed()));
+        match load.loaded {
+            Some(loaded) => {
+                metrics.recovery_checkpoint_rows.set(loaded.rows);
+                metrics.checkpoint_sequence.set(loaded.covered.0);
+                // Rows of views defined after the control snapshot were not taken.
+                loaded.covered.min(self.covers)
+            }
+            None => Sequence::ZERO,
+        }
+    }
+
+    /// Applies what neither the checkpoint nor the control snapshot covers.
+    fn replay(
+        &mut self,
+        history: &History,
+        covered: Sequence,
+        metrics: &Metrics,
+    ) -> Result<(), OpenError> {
+        let watch = Stopwatch::start();
+        history.replay(covered, |frame| self.frame(frame, covered))?;
+        metrics.recovery_history_time.set_span(Span::from_std(watch.elapsed()));
+        metrics.recovery_history_rows.set(self.rows);
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &LoggedFrame<'_>, covered: Sequence) -> Result<(), OpenError> {
+        let unreadable =
+            |error: RecordError| OpenError::from(frame.unreadable(&error));
+        for request in frame.requests().map_err(unreadable)? {
+            let request = request.map_err(unreadable)?;
+            for record in request.records() {
+                match record.map_err(unreadable)? {
+                    (sequence, Record::Row(row)) if sequence > covered => {
+                        self.applier.apply(&row, sequence, false)?;
+                        self.rows += 1;
+                    }
+                    (_, Record::Row(_)) => {}
+                    (sequence, Record::Control(bytes)) if sequence > self.covers => {
+                        self.change(sequence, bytes)?;
+                    }
+                    (_, Record::Control(_)) => {}
+                }
+            }
+            if request.last() > self.covers {
+                self.remember(&request, frame.header.arrival);
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, sequence: Sequence, bytes: &[u8]) -> Result<(), OpenError> {
+        let change = decode_change(bytes)
+            .map_err(|source| OpenError::ControlRecord { sequence, source })?;
+        self.control
+            .registry
+            .apply(&change)
+            .map_err(|source| OpenError::Change { sequence, source })?;
+        self.control.registry_sequence = sequence;
+        self.applier.take_up(&self.control.registry, &self.stores);
+        Ok(())
+    }
+
+    fn remember(&mut self, request: &Request<'_>, arrival: ArrivalTime) {
+        let Some(source) = request.source else { return };
+        if source.kind != SourceKind::Idempotency {
+            let Source { kind, id, position } = source;
+            self.control.positions.set(kind, id, position, arrival);
+        } else if let Some((project, key, content, superseded)) = decode_source(source) {
+            let first = First {
+                content,
+                arrival,
+                accepted: request.count.into(),
+                superseded,
+                sequence: request.last(),
+            };
+            self.control.idempotency.insert(project, key, first);
+        }
+    }
+}
+
+/// Takes rows of a checkpoint into the map.
+struct MapSink<'a> {
+    registry: &'a Registry,
+    stores: &'a Stores,
+}
+
+impl Sink for MapSink<'_> {
+    fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
+        // A view that came or went after the control snapshot is rebuilt from history.
+        let Some(view) = self.registry.view(view) else { return Ok(()) };
+        StateRef::access(state)
+            .and_then(|state| state.check(view.layout()))
+            .map_err(|error| error.to_string())?;
+        match self.stores.of(view) {
+            Store::Memory(map) => map.pin().put(key, state),
+        }
+        Ok(())
+    }
+
+    fn clear(&self) {
+        self.stores.online.clear();
+    }
+}

@@ -1,0 +1,99 @@
+//! What the engine's callers, its writer and its maintenance threads all see.
+//!
+//! It does not know what any of them does with it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::engine::positions::{Position, Positions};
+use crate::engine::stores::Stores;
+use crate::engine::writes::Durability;
+use crate::history::History;
+use crate::history::record::SourceKind;
+use crate::ids::Sequence;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::time::{ArrivalTime, Clock, EventTime, Span};
+
+/// The shared state. The writer thread publishes; everybody else reads.
+pub(super) struct Shared {
+    pub(super) limits: Limits,
+    pub(super) durability: Durability,
+    pub(super) sync_interval: Span,
+    pub(super) accept_clock: bool,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) registry: ArcSwap<Registry>,
+    pub(super) stores: Stores,
+    pub(super) history: Arc<History>,
+    /// The last sequence that is applied, hence visible.
+    pub(super) visible: watch::Sender<Sequence>,
+    last_arrival: AtomicI64,
+    positions: Mutex<Positions>,
+}
+
+/// What [`Shared`] is made of.
+pub(super) struct Parts {
+    pub(super) limits: Limits,
+    pub(super) durability: Durability,
+    pub(super) sync_interval: Span,
+    pub(super) accept_clock: bool,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) registry: Registry,
+    pub(super) stores: Stores,
+    pub(super) history: Arc<History>,
+    pub(super) last_sequence: Sequence,
+    pub(super) last_arrival: ArrivalTime,
+    pub(super) positions: Positions,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self {
+            limits: parts.limits,
+            durability: parts.durability,
+            sync_interval: parts.sync_interval,
+            accept_clock: parts.accept_clock,
+            clock: parts.clock,
+            metrics: parts.metrics,
+            registry: ArcSwap::from_pointee(parts.registry),
+            stores: parts.stores,
+            history: parts.history,
+            visible: watch::Sender::new(parts.last_sequence),
+            last_arrival: AtomicI64::new(parts.last_arrival.micros()),
+            positions: Mutex::new(parts.positions),
+        }
+    }
+
+    /// Now, for lookups: never before an event that is visible, even if the clock stepped back.
+    pub(super) fn now(&self) -> EventTime {
+        let last = ArrivalTime::from_micros(self.last_arrival.load(Ordering::Acquire));
+        self.clock.now().max(last).as_event_time()
+    }
+
+    /// Makes everything up to `last` visible.
+    pub(super) fn advance(&self, last: Sequence, arrival: ArrivalTime) {
+        self.last_arrival.store(arrival.micros(), Ordering::Release);
+        self.visible.send_replace(last);
+    }
+
+    /// How far a source of writes has come.
+    pub(super) fn position(&self, kind: SourceKind, id: &[u8]) -> Option<Position> {
+        self.positions().get(kind, id).cloned()
+    }
+
+    /// How far every source of writes has come; only the writer changes it.
+    pub(super) fn positions(&self) -> MutexGuard<'_, Positions> {
+        self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last visible sequence.
+    pub(super) fn visible(&self) -> Sequence {
+        *self.visible.borrow()
+    }
+}

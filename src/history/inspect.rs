@@ -1,0 +1,102 @@
+//! Says in words what is in a file of the store, for whoever has to look into one.
+//!
+//! It does not know what rows and control records mean, and never changes a file.
+
+use std::path::Path;
+
+use super::manifest::{Manifest, ManifestError};
+use super::segment::{self, HeaderError, SegmentHeader};
+use crate::disk::{self, Disk, DiskError};
+use crate::frame::{FrameHeader, FrameKind};
+
+/// Describes a segment or a manifest, a line for each thing in it. Damage is described, not
+/// refused.
+///
+/// # Errors
+/// The file cannot be read, or is neither.
+pub fn describe(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, InspectError> {
+    let bytes = disk::read_whole(disk, path)?;
+    match (SegmentHeader::decode(&bytes), Manifest::decode(&bytes)) {
+        (Ok(header), _) => Ok(describe_segment(&bytes, &header)),
+        (_, Ok(manifest)) => Ok(describe_manifest(&manifest)),
+        (Err(HeaderError::Magic | HeaderError::Short), Err(ManifestError::Magic)) => {
+            Err(InspectError::Unknown)
+        }
+        (Err(HeaderError::Magic | HeaderError::Short), Err(error)) => {
+            Ok(vec![format!("manifest, unreadable: {error}")])
+        }
+        (Err(error), _) => Ok(vec![format!("segment, unreadable: {error}")]),
+    }
+}
+
+fn describe_segment(bytes: &[u8], header: &SegmentHeader) -> Vec<String> {
+    let SegmentHeader { store, epoch, first } = header;
+    let mut lines = vec![
+        format!("segment of store {store}, created in epoch {epoch}"),
+        format!("first sequence {first}, {} bytes", bytes.len()),
+    ];
+    let found = segment::examine(bytes, header, |offset, frame| {
+        lines.push(format!("byte {offset}: {}", describe_frame(frame)));
+    });
+    match found.fault {
+        None => lines.push(format!("byte {}: end, zeros from here on", found.end)),
+        Some(fault) => {
+            lines.push(format!("byte {}: no whole frame: {}", found.end, fault.reason));
+            lines.push(match fault.durable_by {
+                _ if fault.newer => "written by a newer release".to_owned(),
+                None => "no later frame says it was durable: a torn write".to_owned(),
+                Some(later) => {
+                    format!("damage: the frame at byte {later} shows that it was durable")
+                }
+            });
+        }
+    }
+    lines
+}
+
+fn describe_frame(frame: &FrameHeader) -> String {
+    let FrameHeader { epoch, arrival, durable, .. } = frame;
+    let what = match frame.kind {
+        FrameKind::Mark => "mark".to_owned(),
+        FrameKind::Writes => {
+            format!("{} records, sequences {} to {}", frame.count, frame.first, frame.last())
+        }
+    };
+    format!("{what}, arrived {arrival}, epoch {epoch}, durable up to {durable}")
+}
+
+fn describe_manifest(manifest: &Manifest) -> Vec<String> {
+    let Manifest { store, epoch, last_arrival, .. } = manifest;
+    let mut lines = vec![
+        format!("manifest of store {store}, epoch {epoch}"),
+        format!("last arrival {last_arrival}"),
+    ];
+    for entry in &manifest.segments {
+        let until = entry.last.map_or("open".to_owned(), |last| format!("to {last}"));
+        lines.push(format!(
+            "segment {:020}.log: sequences from {} {until}",
+            entry.first.0, entry.first
+        ));
+    }
+    for entry in &manifest.floors {
+        lines.push(format!("view {}: rows kept from {} on", entry.view, entry.floor));
+    }
+    lines.push(match &manifest.control {
+        None => "no control snapshot".to_owned(),
+        Some(control) => {
+            format!("control snapshot up to {}, {} bytes", control.covers, control.bytes.len())
+        }
+    });
+    lines
+}
+
+/// Why a file cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Another kind of file.
+    #[error("neither a segment nor a manifest")]
+    Unknown,
+}

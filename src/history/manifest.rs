@@ -1,0 +1,320 @@
+//! The file that names every live file of the store, and holds what must outlive old segments.
+//!
+//! It does not know what the control snapshot means; the bytes are the engine's.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::disk::{self, Disk, DiskError, DiskErrorKind};
+use crate::ids::{Epoch, Sequence, StoreId, ViewId};
+use crate::time::{ArrivalTime, EventTime};
+
+const MAGIC: [u8; 4] = *b"LMAN";
+const FORMAT: u16 = 1;
+const HEADER_BYTES: usize = 40;
+const CRC_AT: usize = 36;
+
+/// What stands in the manifest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Manifest {
+    /// The store's identity.
+    pub store: StoreId,
+    /// The latest start of the server.
+    pub epoch: Epoch,
+    /// The latest arrival time when it was written.
+    pub last_arrival: ArrivalTime,
+    /// The live segments in order; all but the last are closed.
+    pub segments: Vec<SegmentEntry>,
+    /// Below what event time rows of a view may be gone.
+    pub floors: Vec<RetentionFloor>,
+    /// The state of the control records up to a sequence.
+    pub control: Option<ControlSnapshot>,
+}
+
+/// A live segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SegmentEntry {
+    /// The sequence of its first record, which also names its file.
+    pub first: Sequence,
+    /// The sequence of its last record; none while it is written.
+    pub last: Option<Sequence>,
+}
+
+/// The event time below which rows of a view are no longer kept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RetentionFloor {
+    /// The version of the view.
+    pub view: ViewId,
+    /// As-of reads below it are refused.
+    pub floor: EventTime,
+}
+
+/// What all control records up to a sequence amount to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ControlSnapshot {
+    /// The last sequence it covers.
+    pub covers: Sequence,
+    /// Its content, with a format number of its own.
+    pub bytes: Arc<[u8]>,
+}
+
+/// Where the manifest of a data directory is.
+pub fn path(root: &Path) -> PathBuf {
+    root.join("MANIFEST")
+}
+
+impl Manifest {
+    /// Reads the manifest of a data directory; none if there is no such file.
+    ///
+    /// # Errors
+    /// The disk failed, or the file is damaged or newer than this release.
+    pub fn load(disk: &dyn Disk, root: &Path) -> Result<Option<Self>, LoadError> {
+        match disk::read_whole(disk, &path(root)) {
+            Ok(bytes) => Ok(Some(Self::decode(&bytes)?)),
+            Err(error) if error.kind() == DiskErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Replaces the manifest of a data directory.
+    ///
+    /// # Errors
+    /// The disk failed; unless it was the directory's sync, the old manifest stands.
+    pub fn save(&self, disk: &dyn Disk, root: &Path) -> Result<(), DiskError> {
+        disk::replace(disk, &path(root), &self.encode())
+    }
+
+    /// Its bytes on disk.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![0; HEADER_BYTES];
+        bytes.extend_from_slice(&self.last_arrival.micros().to_le_bytes());
+        bytes.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
+        for entry in &self.segments {
+            bytes.extend_from_slice(&entry.first.0.to_le_bytes());
+            bytes.push(u8::from(entry.last.is_some()));
+            bytes.extend_from_slice(&entry.last.unwrap_or(Sequence::ZERO).0.to_le_bytes());
+        }
+        bytes.extend_from_slice(&(self.floors.len() as u32).to_le_bytes());
+        for entry in &self.floors {
+            bytes.extend_from_slice(&entry.view.0.to_le_bytes());
+            bytes.extend_from_slice(&entry.floor.micros().to_le_bytes());
+        }
+        bytes.push(u8::from(self.control.is_some()));
+        if let Some(control) = &self.control {
+            bytes.extend_from_slice(&control.covers.0.to_le_bytes());
+            bytes.extend_from_slice(&(control.bytes.len() as u64).to_le_bytes());
+            bytes.extend_from_slice(&control.bytes);
+        }
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&FORMAT.to_le_bytes());
+        bytes[8..24].copy_from_slice(&self.store.0);
+        bytes[24..28].copy_from_slice(&self.epoch.0.to_le_bytes());
+        let length = (bytes.len() - HEADER_BYTES) as u64;
+        bytes[28..CRC_AT].copy_from_slice(&length.to_le_bytes());
+        let crc = checksum(&bytes);
+        bytes[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads it from its bytes.
+    ///
+    /// # Errors
+    /// It is damaged, or newer than this release.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
+        if bytes.len() < HEADER_BYTES {
+            return Err(ManifestError::Short { at: bytes.len() });
+        }
+        if bytes[..4] != MAGIC {
+            return Err(ManifestError::Magic);
+        }
+        let found = u32::from_le_bytes([bytes[36], bytes[37], bytes[38], bytes[39]]);
+        let actual = checksum(bytes);
+        if found != actual {
+            return Err(ManifestError::Checksum { found, actual });
+        }
+        let mut reader = Reader { bytes, at: 4 };
+        let format = u16::from_le_bytes(reader.array()?);
+        if format != FORMAT {
+            return Err(ManifestError::Newer { format });
+        }
+        reader.array::<2>()?;
+        let store = StoreId(reader.array()?);
+        let epoch = Epoch(u32::from_le_bytes(reader.array()?));
+        let length = reader.number()?;
+        if length != (bytes.len() - HEADER_BYTES) as u64 {
+            return Err(ManifestError::Short { at: bytes.len() });
+        }
+        reader.at = HEADER_BYTES;
+        let last_arrival = ArrivalTime::from_micros(i64::from_le_bytes(reader.array()?));
+        let mut segments = Vec::new();
+        for _ in 0..u32::from_le_bytes(reader.array()?) {
+            let first = Sequence(reader.number()?);
+            let [closed] = reader.array()?;
+            let last = Sequence(reader.number()?);
+            segments.push(SegmentEntry { first, last: (closed != 0).then_some(last) });
+        }
+        let mut floors = Vec::new();
+        for _ in 0..u32::from_le_bytes(reader.array()?) {
+            let view = ViewId(u32::from_le_bytes(reader.array()?));
+            let floor = EventTime::from_micros(i64::from_le_bytes(reader.array()?));
+            floors.push(RetentionFloor { view, floor });
+        }
+        let [present] = reader.array()?;
+        let control = match present {
+            0 => None,
+            _ => {
+                let covers = Sequence(reader.number()?);
+                let length = usize::try_from(reader.number()?).unwrap_or(usize::MAX);
+                Some(ControlSnapshot { covers, bytes: reader.take(length)?.into() })
+            }
+        };
+        if reader.at != bytes.len() {
+            return Err(ManifestError::LeftOver { at: reader.at });
+        }
+        Ok(Self { store, epoch, last_arrival, segments, floors, control })
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, length: usize) -> Result<&'a [u8], ManifestError> {
+        let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len());
+        let end = end.ok_or(ManifestError::Short { at: self.at })?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(self.take(N)?);
+        Ok(bytes)
+    }
+
+    fn number(&mut self) -> Result<u64, ManifestError> {
+        Ok(u64::from_le_bytes(self.array()?))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&bytes[..CRC_AT]), &bytes[HEADER_BYTES..])
+}
+
+/// Why a manifest could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// Its bytes are not a manifest.
+    #[error(transparent)]
+    Bytes(#[from] ManifestError),
+}
+
+/// Why bytes are not a manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Another kind of file.
+    #[error("does not begin as a manifest does")]
+    Magic,
+    /// Damaged.
+    #[error("manifest checksum is {found:08x}, its bytes give {actual:08x}")]
+    Checksum {
+        /// The checksum in it.
+        found: u32,
+        /// That of its bytes.
+        actual: u32,
+    },
+    /// Written by a later release.
+    #[error("manifest format {format} is newer than this release knows ({FORMAT})")]
+    Newer {
+        /// Its format.
+        format: u16,
+    },
+    /// Stops in the middle.
+    #[error("manifest ends too early, at byte {at}")]
+    Short {
+        /// Where.
+        at: usize,
+    },
+    /// Goes on after its end.
+    #[error("manifest goes on after its end at byte {at}")]
+    LeftOver {
+        /// Where it should end.
+        at: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Manifest {
+        Manifest {
+            store: StoreId(*b"0123456789abcdef"),
+            epoch: Epoch(5),
+            last_arrival: ArrivalTime::from_micros(77),
+            segments: vec![
+                SegmentEntry { first: Sequence(1), last: Some(Sequence(9)) },
+                SegmentEntry { first: Sequence(10), last: None },
+            ],
+            floors: vec![RetentionFloor { view: ViewId(2), floor: EventTime::from_micros(-3) }],
+            control: Some(ControlSnapshot {
+                covers: Sequence(8),
+                bytes: b"state".as_slice().into(),
+            }),
+        }
+    }
+
+    #[test]
+    fn reads_back_what_was_written() {
+        let bare = Manifest { segments: vec![], floors: vec![], control: None, ..example() };
+        for manifest in [example(), bare] {
+            assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_what_they_always_were() {
+        let hex: String = example().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let golden = concat!(
+            "4c4d414e",                         // magic
+            "01000000",                         // format, reserved
+            "30313233343536373839616263646566", // store
+            "05000000",                         // epoch
+            "5400000000000000",                 // length of what follows the header
+            "d5e9a281",                         // CRC-32C of all but itself
+            "4d00000000000000",                 // last arrival
+            "02000000",                         // segments
+            "0100000000000000010900000000000000",
+            "0a00000000000000000000000000000000",
+            "01000000", // floors
+            "02000000fdffffffffffffff",
+            "01", // control snapshot
+            "080000000000000005000000000000007374617465",
+        );
+        assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_shortening_is_noticed() {
+        let good = example().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(Manifest::decode(&bad).is_err(), "bit {bit}");
+        }
+        for length in 0..good.len() {
+            assert!(Manifest::decode(&good[..length]).is_err(), "{length}");
+        }
+        let mut newer = good;
+        newer[4] = 2;
+        let crc = checksum(&newer);
+        newer[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 2 }));
+    }
+}

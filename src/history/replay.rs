@@ -1,0 +1,178 @@
+//! Reading the log from front to back, in long reads, each frame checked before it is used.
+//!
+//! It does not know who reads: recovery and the index do the same.
+
+use std::sync::Arc;
+
+use super::record::{self, RecordError, Requests};
+use super::segment::{self, Segment};
+use super::{History, ReadError};
+use crate::frame::{self, FrameError, FrameHeader, FrameKind};
+use crate::ids::Sequence;
+
+/// Bytes asked of the disk at once.
+const CHUNK_BYTES: u64 = 4 << 20;
+
+/// A frame of requests, read from the log and found whole.
+#[derive(Clone, Copy)]
+pub struct LoggedFrame<'a> {
+    /// What it says of itself.
+    pub header: FrameHeader,
+    pub(super) payload: &'a [u8],
+    pub(super) segment: &'a Arc<Segment>,
+    pub(super) offset: u64,
+}
+
+impl<'a> LoggedFrame<'a> {
+    /// Its requests in order; their records have the sequences from `header.first` on.
+    ///
+    /// # Errors
+    /// The payload is of a newer format.
+    pub fn requests(&self) -> Result<Requests<'a>, RecordError> {
+        record::decode_payload(self.payload, self.header.first)
+    }
+
+    /// The error that says where a record that cannot be decoded stands.
+    pub fn unreadable(&self, error: &RecordError) -> ReadError {
+        self.segment.damage(self.offset, error.to_string()).into()
+    }
+}
+
+/// How far the log was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position {
+    /// The first sequence of the segment.
+    pub(super) segment: Sequence,
+    /// Where the next frame begins in it.
+    pub(super) offset: u64,
+    /// The sequence the next frame begins with.
+    pub(super) next: Sequence,
+}
+
+impl Position {
+    pub(super) fn start_of(segment: &Segment) -> Self {
+        let first = segment.first();
+        Self { segment: first, offset: segment::HEADER_BYTES as u64, next: first }
+    }
+}
+
+impl History {
+    /// Gives `each` the frames that hold a sequence above `after`, in order, up to what is written
+    /// when the end is reached. The first frame may begin at or below `after`.
+    ///
+    /// # Errors
+    /// The disk failed, a segment is damaged, or `each` refused.
+    pub fn replay<E: From<ReadError>>(
+        &self,
+        after: Sequence,
+        mut each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Some(segment) = self.segment_of(after.next()) else { return Ok(()) };
+        let mut position = Position::start_of(&segment);
+        self.scan(&mut position, |frame| match frame.header.last() > after {
+            true => each(frame),
+            false => Ok(()),
+        })
+    }
+
+    /// Reads on from `position`, which moves past each frame that `each` took.
+    pub(super) fn scan<E: From<ReadError>>(
+        &self,
+        position: &mut Position,
+        mut each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            let Some(segment) = self.segment_of(position.segment) else { return Ok(()) };
+            let closed = segment.closed();
+            scan_segment(self, &segment, position, &mut each)?;
+            let Some(last) = closed else { return Ok(()) };
+            if position.next != last.next() {
+                let found = position.next.0 - 1;
+                let reason = format!("ends at sequence {found}, the manifest says {last}");
+                return Err(ReadError::from(segment.damage(position.offset, reason)).into());
+            }
+            match self.segment_of(position.next) {
+                Some(next) if next.first() > segment.first() => {
+                    *position = Position::start_of(&next);
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+fn scan_segment<E: From<ReadError>>(
+    history: &History,
+    segment: &Arc<Segment>,
+    position: &mut Position,
+    each: &mut impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let end = segment.end();
+    let mut window = Window { start: position.offset, bytes: Vec::new() };
+    while position.offset < end {
+        window.ensure(segment, position.offset, frame::HEADER_BYTES, end)?;
+        let mut decoded = frame::decode(window.from(position.offset), history.store());
+        if let Err(FrameError::Incomplete { needed }) = decoded {
+            window.ensure(segment, position.offset, needed, end)?;
+            decoded = frame::decode(window.from(position.offset), history.store());
+        }
+        let refuse =
+            |reason: String| Err(E::from(ReadError::from(segment.damage(position.offset, reason))));
+        let frame = match decoded {
+            Ok(frame) => frame,
+            // The rest of a closed segment; the caller checks that it ended where it should.
+            Err(FrameError::End) if segment.closed().is_some() => return Ok(()),
+            Err(error) => return refuse(error.to_string()),
+        };
+        let header = frame.header;
+        if header.first != position.next {
+            let expected = position.next;
+            return refuse(format!("frame begins at sequence {}, not {expected}", header.first));
+        }
+        if header.kind == FrameKind::Writes {
+            let offset = position.offset;
+            each(&LoggedFrame { header, payload: frame.payload, segment, offset })?;
+        }
+        position.offset += frame.length() as u64;
+        position.next = header.last().next();
+    }
+    Ok(())
+}
+
+/// A part of a segment in memory.
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    fn from(&self, offset: u64) -> &[u8] {
+        self.bytes.get((offset - self.start) as usize..).unwrap_or_default()
+    }
+
+    /// Reads on until `needed` bytes from `offset` are there, or all up to `end`.
+    fn ensure(
+        &mut self,
+        segment: &Segment,
+        offset: u64,
+        needed: usize,
+        end: u64,
+    ) -> Result<(), ReadError> {
+        let left = end - offset;
+        if self.from(offset).len() as u64 >= left.min(needed as u64) {
+            return Ok(());
+        }
+        self.bytes.drain(..(offset - self.start) as usize);
+        self.start = offset;
+        let had = self.bytes.len();
+        // `needed` comes from a header not yet checked, but `left` is real.
+        let wanted = left.min(CHUNK_BYTES.max(needed as u64)) as usize;
+        self.bytes.resize(wanted, 0);
+        let read = segment.file().read_at(&mut self.bytes[had..], offset + had as u64)?;
+        if had + read < wanted {
+            let at = offset + (had + read) as u64;
+            return Err(segment.damage(at, "the file ends before its frames do").into());
+        }
+        Ok(())
+    }
+}
