@@ -122,9 +122,11 @@ impl Applier {
             let old: Option<StateRef<'_>> = match ahead.get(&entity) {
                 Some(state_ahead) => Some(state(state_ahead)),
                 None => {
-                    stored = store
-                        .copy(row.key)
-                        .map_err(|source| ApplyError::Store { sequence, view: row.view, source })?;
+                    stored = store.copy(row.key).map_err(|source| ApplyError::Store {
+                        sequence,
+                        view: row.view,
+                        source,
+                    })?;
                     stored.as_deref().map(state)
                 }
             };

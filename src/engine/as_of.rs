@@ -117,14 +117,13 @@ impl<'h> Fold<'h> {
             let from = Origin { event_time: row.event_time, sequence: row.sequence };
             let merged = encoder.merge(layout, folded.as_deref().map(state), cells, from);
             folded = merged.or(folded.take());
-            let complete = folded.as_deref().map(state).is_some_and(|state| {
-                wanted.iter().all(|slot| state.origin(*slot).is_some())
-            });
+            let complete = folded
+                .as_deref()
+                .map(state)
+                .is_some_and(|state| wanted.iter().all(|slot| state.origin(*slot).is_some()));
             if complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        self.history
-            .rows_before(view.id, key, at, &mut visit)
-            .map_err(|error| damaged(&error))?;
+        self.history.rows_before(view.id, key, at, &mut visit).map_err(|error| damaged(&error))?;
         match unfit {
             None => Ok(folded),
             Some((sequence, error)) => {

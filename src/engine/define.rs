@@ -10,9 +10,9 @@ use crate::engine::write::Writer;
 use crate::history::record::RequestBuilder;
 use crate::ids::{ProjectId, Sequence};
 use crate::metrics::Code;
+use crate::registry::Registry;
 use crate::registry::changes::{self, Absent, PlannedChange};
 use crate::registry::definitions::Definitions;
-use crate::registry::Registry;
 use crate::registry::drops;
 use crate::registry::record::{Change, encode_change};
 

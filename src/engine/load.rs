@@ -145,8 +145,7 @@ impl Loader {
         let (batches, reader) = self.open(registry)?;
         let mut conversion = Conversion::new(&self.view, &reader, &self.options);
         let mut places = Vec::new();
-        let mut checked =
-            Checked { rows: 0, nans: 0, ignored: reader.unused().to_vec() };
+        let mut checked = Checked { rows: 0, nans: 0, ignored: reader.unused().to_vec() };
         let mut nothing = WriteBatch::new(registry, &self.shared.limits);
         for batch in batches {
             let batch = batch.map_err(|error| unreadable(self, &error))?;
@@ -260,15 +259,10 @@ impl Loader {
         let revision = batch.revision;
         let (mut request, views) = batch.finish()?;
         let position = rows_done.to_le_bytes();
-        request.set_source(Source {
-            kind: SourceKind::Load,
-            id: identity,
-            position: &position,
-        })?;
+        request.set_source(Source { kind: SourceKind::Load, id: identity, position: &position })?;
         let project = self.view.project;
         let (reply, answer) = oneshot::channel();
-        let mut job =
-            WriteJob { request, project, revision, views, idempotency: None, reply };
+        let mut job = WriteJob { request, project, revision, views, idempotency: None, reply };
         loop {
             match self.queue.write(job) {
                 Ok(()) => return Ok(answer),
@@ -398,9 +392,12 @@ fn future(index: usize, time: EventTime, latest: EventTime) -> Place {
 }
 
 fn refuse(places: Vec<Place>) -> Problem {
-    Problem::new(Code::InvalidValue, "the file has rows that do not fit the view; nothing of it \
-                 was written")
-        .with_places(places)
+    Problem::new(
+        Code::InvalidValue,
+        "the file has rows that do not fit the view; nothing of it \
+                 was written",
+    )
+    .with_places(places)
 }
 
 fn unreadable(loader: &Loader, error: &dyn std::fmt::Display) -> Problem {

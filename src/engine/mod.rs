@@ -62,8 +62,8 @@ use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
 use crate::engine::idempotency::Idempotency as Key;
-use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
 use crate::engine::load::{LoadOptions, Loaded, Loader};
+use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
 use crate::engine::maintain::Maintenance;
 use crate::engine::pool::Pool;
 use crate::engine::queue::{Job, Queue, Reply, WriteJob, stopped};
@@ -256,9 +256,7 @@ impl Engine {
     fn refuse_if_stopped(&self) -> Result<(), Problem> {
         match self.shared.metrics.writes() {
             WritesState::Stopped => Err(stopped()),
-            WritesState::Closed => {
-                Err(Problem::new(Code::Draining, "the server is shutting down"))
-            }
+            WritesState::Closed => Err(Problem::new(Code::Draining, "the server is shutting down")),
             WritesState::Open | WritesState::Full | WritesState::ClockBehind => Ok(()),
         }
     }

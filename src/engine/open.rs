@@ -7,9 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::archive::StateRef;
-use crate::checkpoint::{Checkpoint, SledCheckpoint, Sink};
+use crate::checkpoint::{Checkpoint, Sink, SledCheckpoint};
 use crate::disk::{Disk, DiskError};
-use crate::engine::{Engine, Running};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::control::{self, Control, ControlError};
 use crate::engine::idempotency::First;
@@ -20,6 +19,7 @@ use crate::engine::spool::Spools;
 use crate::engine::stores::{Store, Stores};
 use crate::engine::write::{Writer, decode_source};
 use crate::engine::writes::Durability;
+use crate::engine::{Engine, Running};
 use crate::history::open::Opened;
 use crate::history::record::{Record, RecordError, Request, Source, SourceKind};
 use crate::history::replay::LoggedFrame;
@@ -251,8 +251,7 @@ impl Recovery {
     }
 
     fn frame(&mut self, frame: &LoggedFrame<'_>, covered: Sequence) -> Result<(), OpenError> {
-        let unreadable =
-            |error: RecordError| OpenError::from(frame.unreadable(&error));
+        let unreadable = |error: RecordError| OpenError::from(frame.unreadable(&error));
         for request in frame.requests().map_err(unreadable)? {
             let request = request.map_err(unreadable)?;
             for record in request.records() {
@@ -276,8 +275,8 @@ impl Recovery {
     }
 
     fn change(&mut self, sequence: Sequence, bytes: &[u8]) -> Result<(), OpenError> {
-        let change = decode_change(bytes)
-            .map_err(|source| OpenError::ControlRecord { sequence, source })?;
+        let change =
+            decode_change(bytes).map_err(|source| OpenError::ControlRecord { sequence, source })?;
         self.control
             .registry
             .apply(&change)

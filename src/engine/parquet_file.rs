@@ -66,9 +66,13 @@ impl ChunkReader for ParquetFile {
             )));
         }
         let mut bytes = vec![0; length];
-        let read = self.file.read_at(&mut bytes, start).map_err(|e| ParquetError::External(e.into()))?;
+        let read =
+            self.file.read_at(&mut bytes, start).map_err(|e| ParquetError::External(e.into()))?;
         if read < length {
-            return Err(ParquetError::EOF(format!("the file ended at byte {}", start + read as u64)));
+            return Err(ParquetError::EOF(format!(
+                "the file ended at byte {}",
+                start + read as u64
+            )));
         }
         Ok(bytes.into())
     }

@@ -19,8 +19,8 @@ use crate::engine::idempotency::{First, Idempotency, IdempotencyTable};
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, Durability};
-use crate::history::record::{EncodedRequest, Record, Row, Source, SourceKind};
 use crate::history::manifest::ControlSnapshot;
+use crate::history::record::{EncodedRequest, Record, Row, Source, SourceKind};
 use crate::history::writer::{WriteError, Writer as HistoryWriter};
 use crate::ids::{ProjectId, Sequence};
 use crate::limits;
@@ -104,7 +104,9 @@ impl Writer {
 
     fn idle(&mut self) {
         match self.shared.durability {
-            Durability::Interval if self.shared.history.written() > self.shared.history.durable() => {
+            Durability::Interval
+                if self.shared.history.written() > self.shared.history.durable() =>
+            {
                 let _ = self.sync(0);
             }
             Durability::Sync if self.unmarked => {
@@ -317,9 +319,7 @@ impl Writer {
     pub(super) fn sync_if_due(&mut self, requests: u64) -> Result<(), Problem> {
         let due = match self.shared.durability {
             Durability::Sync => true,
-            Durability::Interval => {
-                self.last_sync.elapsed() >= self.shared.sync_interval.to_std()
-            }
+            Durability::Interval => self.last_sync.elapsed() >= self.shared.sync_interval.to_std(),
             Durability::Os => false,
         };
         if due { self.sync(requests) } else { Ok(()) }
@@ -347,20 +347,12 @@ impl Writer {
             }
             let earlier = &group[..=index];
             let rows = earlier.iter().flat_map(|pending| rows(&pending.job.request, pending.first));
-            let superseded = self
-                .applier
-                .preview(rows, group[index].first)
-                .map_err(internal)?;
+            let superseded = self.applier.preview(rows, group[index].first).map_err(internal)?;
             let pending = &mut group[index];
             pending.superseded = superseded;
             if let Some(idempotency) = &pending.job.idempotency {
-                let (id, position) =
-                    encode_source(pending.job.project, idempotency, superseded);
-                let source = Source {
-                    kind: SourceKind::Idempotency,
-                    id: &id,
-                    position: &position,
-                };
+                let (id, position) = encode_source(pending.job.project, idempotency, superseded);
+                let source = Source { kind: SourceKind::Idempotency, id: &id, position: &position };
                 pending.job.request.set_source(source).map_err(internal)?;
             }
         }
@@ -483,9 +475,7 @@ fn rows(request: &EncodedRequest, first: Sequence) -> impl Iterator<Item = (Row<
 fn future_places(request: &EncodedRequest, latest_allowed: EventTime) -> Vec<Place> {
     rows(request, Sequence::ZERO)
         .enumerate()
-        .filter(|(_, (row, _))| {
-            row.event_time > latest_allowed && row.event_time != EventTime::MAX
-        })
+        .filter(|(_, (row, _))| row.event_time > latest_allowed && row.event_time != EventTime::MAX)
         .take(limits::PLACES_REPORTED)
         .map(|(index, (row, _))| Place {
             index: Some(index),
@@ -536,8 +526,9 @@ fn internal(error: impl std::error::Error) -> Problem {
 }
 
 fn refuse(group: Vec<Pending>, problem: &Problem) {
-    let replies =
-        group.into_iter().flat_map(|pending| pending.repeats.into_iter().chain([pending.job.reply]));
+    let replies = group
+        .into_iter()
+        .flat_map(|pending| pending.repeats.into_iter().chain([pending.job.reply]));
     refuse_all(replies, problem);
 }
 

@@ -287,14 +287,17 @@ impl Planner {
     fn default_version(&mut self, project: ProjectId, definition: &ViewDefinition) {
         let Some(default) = &definition.default_version else { return };
         let (view, version) = (definition.name.clone(), default.value);
-        let is_now = self.after.default_version(project, &view);
-        if is_now == Some(version) || is_now.is_none() {
+        let Some(is_now) = self.after.default_version(project, &view) else {
             // Without any version the view itself was refused.
             return;
-        }
-        if self.after.find_view(project, &view, Some(version)).is_none() {
+        };
+        let meant = self.after.find_view(project, &view, Some(version));
+        if meant.is_none_or(|meant| self.doomed.contains(&meant.id)) {
             let message = format!("default_version: view \"{view}\" has no version {version}");
             return self.refuse(&default.place, Kind::Invalid, message);
+        }
+        if is_now == version {
+            return;
         }
         self.set_default(project, view, version);
     }

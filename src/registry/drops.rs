@@ -3,6 +3,7 @@
 //! It does not know the data of what is dropped.
 
 use crate::ids::ProjectId;
+use crate::metrics::Code;
 use crate::registry::Registry;
 use crate::registry::changes::PlannedChange;
 use crate::registry::record::{ApplyError, Change};
@@ -21,10 +22,10 @@ pub enum DropError {
 
 impl DropError {
     /// The stable code in answers.
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> Code {
         match self {
             Self::Unknown(error) => error.code(),
-            Self::InUse(_) => "IN_USE",
+            Self::InUse(_) => Code::InUse,
         }
     }
 }

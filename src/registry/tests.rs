@@ -76,7 +76,7 @@ fn compile(
 fn the_default_project_is_there_from_the_start() {
     let registry = Registry::new();
     assert_eq!(registry.project("default"), Some(P));
-    assert_eq!(registry.project_named("defualt").unwrap_err().code(), "INVALID_VALUE");
+    assert_eq!(registry.project_named("defualt").unwrap_err().code().as_str(), "INVALID_VALUE");
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn names_find_views_and_versions() {
         match (found, expected) {
             (Ok(view), Ok(version)) => assert_eq!(view.version, version, "{name}"),
             (Err(error), Err(fragment)) => {
-                assert_eq!(error.code(), "UNKNOWN_VIEW");
+                assert_eq!(error.code().as_str(), "UNKNOWN_VIEW");
                 assert!(error.to_string().contains(fragment), "{error} / {fragment}");
             }
             (found, _) => panic!("{name}: {found:?}"),
@@ -252,8 +252,11 @@ fn names_find_views_and_versions() {
     check("user_profil", Err("did you mean \"user_profile\"?"));
     check("user_profil@2", Err("did you mean \"user_profile\"?"));
     check("", Err("valid: merchant_risk, merchant_size, user_profile, user_risk"));
-    assert_eq!(registry.service_named(P, "kredit").unwrap_err().code(), "UNKNOWN_SERVICE");
-    assert_eq!(registry.entity_named(P, "users").unwrap_err().code(), "UNKNOWN_ENTITY_TYPE");
+    assert_eq!(registry.service_named(P, "kredit").unwrap_err().code().as_str(), "UNKNOWN_SERVICE");
+    assert_eq!(
+        registry.entity_named(P, "users").unwrap_err().code().as_str(),
+        "UNKNOWN_ENTITY_TYPE"
+    );
 }
 
 #[test]
@@ -284,7 +287,7 @@ fn what_cannot_be_resolved_is_named() {
     let registry = registry_of(SHOP);
     let check = |entity: Option<&str>, references: &[&str], code: &str, fragment: &str| {
         let error = compile(&registry, entity, references).unwrap_err();
-        assert_eq!(error.code(), code, "{error}");
+        assert_eq!(error.code().as_str(), code, "{error}");
         assert!(error.to_string().contains(fragment), "{error} / {fragment}");
     };
     let both = "user_profile:age, user_risk:age";
@@ -339,7 +342,8 @@ fn services_read_one_view_for_several_keys() {
     assert_eq!(plan.role("guarantor"), Some(2));
     let names: Vec<&str> = plan.columns.iter().map(|column| &*column.name).collect();
     assert_eq!(names, ["user_profile:age", "size", "guarantor_age"]);
-    let code = |entity| Plan::compile(&registry, P, &ask(Some(entity))).unwrap_err().code();
+    let code =
+        |entity| Plan::compile(&registry, P, &ask(Some(entity))).unwrap_err().code().as_str();
     assert_eq!(code("user"), "MISSING_ENTITY");
     assert_eq!(code("guarantor"), "MISSING_ENTITY");
     assert_eq!(code("gost"), "UNKNOWN_ENTITY_TYPE");
@@ -350,7 +354,7 @@ fn drops_by_name_are_refused_while_needed() {
     let mut registry = registry_of(SHOP);
     let message = |registry: &Registry, name: &str| {
         let error: DropError = drop_view(registry, P, name).unwrap_err();
-        (error.code(), error.to_string())
+        (error.code().as_str(), error.to_string())
     };
     let (code, text) = message(&registry, "merchant_size");
     assert_eq!(code, "IN_USE");
@@ -401,6 +405,6 @@ fn descriptions_use_names_and_filters() {
     assert!(matches!(named("user_risk"), Ok(Described::View(_))));
     assert!(matches!(named("user_risk:age"), Ok(Described::Feature(_))));
     assert!(matches!(named("score"), Ok(Described::Feature(_))));
-    assert_eq!(named("age").unwrap_err().code(), "AMBIGUOUS_FEATURE");
-    assert_eq!(named("user_risc").unwrap_err().code(), "UNKNOWN_VIEW");
+    assert_eq!(named("age").unwrap_err().code().as_str(), "AMBIGUOUS_FEATURE");
+    assert_eq!(named("user_risc").unwrap_err().code().as_str(), "UNKNOWN_VIEW");
 }

@@ -70,7 +70,7 @@ fn incompatible_changes_say_to_add_a_version() {
         assert!(planned.changes.is_empty(), "{planned:#?}");
         assert_eq!(planned.errors.len(), 1, "{planned:#?}");
         let error = &planned.errors[0];
-        assert_eq!(error.code(), "INCOMPATIBLE_DEFINITION");
+        assert_eq!(error.code().as_str(), "INCOMPATIBLE_DEFINITION");
         assert_eq!(error.place.to_string(), format!("t.toml:{line}"));
         assert!(error.message.contains(fragment), "{error}");
     };
@@ -200,6 +200,17 @@ fn a_remaining_version_becomes_the_default_before_the_default_is_dropped() {
 }
 
 #[test]
+fn a_version_that_would_be_dropped_cannot_be_the_default() {
+    let registry = registry_of(&format!("{USER}{}", view("v", "features.a = \"int32\"")));
+    let text = format!("{USER}{}", view("v@2", "default_version = 1\nfeatures.a = \"bool\""));
+    let planned = plan_toml(&registry, &text, Absent::Drop);
+    assert_eq!(planned.errors.len(), 1, "{planned:#?}");
+    let expected = "t.toml:5: default_version: view \"v\" has no version 1";
+    assert_eq!(planned.errors[0].to_string(), expected);
+    assert!(planned.changes.iter().all(|planned| !planned.text.starts_with('-')), "{planned:#?}");
+}
+
+#[test]
 fn what_is_in_use_is_not_dropped() {
     let before =
         format!("{USER}{}[service.s]\nfeatures = [\"v:a\"]", view("v", "features.a = \"int32\""));
@@ -207,7 +218,7 @@ fn what_is_in_use_is_not_dropped() {
     let check = |text: &str, expected: &str| {
         let planned = plan_toml(&registry, text, Absent::Drop);
         assert_eq!(planned.errors.len(), 1, "{planned:#?}");
-        assert_eq!(planned.errors[0].code(), "IN_USE");
+        assert_eq!(planned.errors[0].code().as_str(), "IN_USE");
         assert!(planned.errors[0].to_string().starts_with(expected), "{planned:#?}");
     };
     check(

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::metrics::Code;
 use crate::registry::DEFAULT_PROJECT;
 use crate::registry::model::{About, Feature, JoinKey, Tier, declared_name};
 use crate::time::Span;
@@ -46,12 +47,12 @@ pub struct DefinitionError {
 
 impl DefinitionError {
     /// The stable code in answers.
-    pub const fn code(&self) -> &'static str {
+    pub const fn code(&self) -> Code {
         match self.kind {
-            Kind::Malformed => "MALFORMED_REQUEST",
-            Kind::Invalid => "INVALID_VALUE",
-            Kind::Incompatible => "INCOMPATIBLE_DEFINITION",
-            Kind::InUse => "IN_USE",
+            Kind::Malformed => Code::MalformedRequest,
+            Kind::Invalid => Code::InvalidValue,
+            Kind::Incompatible => Code::IncompatibleDefinition,
+            Kind::InUse => Code::InUse,
         }
     }
 }

@@ -272,7 +272,8 @@ impl Reader<'_> {
             }
             if name == EVENT_TIME_COLUMN {
                 let message = format!(
-                    "a join key cannot be named \"{name}\": rows carry their event time under that name"
+                    "a join key cannot be named \"{name}\": rows carry their event time under \
+                     that name"
                 );
                 self.invalid(&place, message);
             }

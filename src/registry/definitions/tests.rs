@@ -309,7 +309,7 @@ fn mistakes_in_json_are_named_by_path() {
     check("{\"a\":{\"b\":1,\"b\":2}}", "body: not valid JSON: a.b stands twice");
     check(&"[".repeat(10_000), "body: not valid JSON: recursion limit");
     let error = Definitions::parse_json(b"{\"entity\":{\"\xff\":1}}", "default").unwrap_err();
-    assert_eq!(error[0].code(), "MALFORMED_REQUEST");
+    assert_eq!(error[0].code().as_str(), "MALFORMED_REQUEST");
 }
 
 #[test]
