@@ -219,9 +219,9 @@ impl Scalars {
             ScalarType::Float64 => Self::Float64(Float64Builder::with_capacity(rows)),
             ScalarType::String => Self::String(StringBuilder::new()),
             ScalarType::Bytes => Self::Bytes(BinaryBuilder::new()),
-            ScalarType::Timestamp => Self::Timestamp(
-                TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC),
-            ),
+            ScalarType::Timestamp => {
+                Self::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_timezone(UTC))
+            }
         }
     }
 

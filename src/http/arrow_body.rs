@@ -46,17 +46,7 @@ impl Batches {
     }
 
     /// What cannot be read after all.
-    pub(super) /// Damaged bytes make the decoders panic in places; to the caller they are damaged bytes.
-fn guarded<T>(
-    what: &str,
-    decode: impl FnOnce() -> Result<T, Problem>,
-) -> Result<T, Problem> {
-    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
-        Err(malformed(format!("the body is not {what} that can be read: it is damaged")))
-    })
-}
-
-fn unreadable(&self, error: &ArrowError) -> Problem {
+    pub(super) fn unreadable(&self, error: &ArrowError) -> Problem {
         unreadable(self.what, error)
     }
 }
@@ -70,6 +60,13 @@ impl Iterator for Batches {
             Err(problem) => Some(Err(problem)),
         }
     }
+}
+
+/// Damaged bytes make the decoders panic in places; to the caller they are damaged bytes.
+fn guarded<T>(what: &str, decode: impl FnOnce() -> Result<T, Problem>) -> Result<T, Problem> {
+    catch_unwind(AssertUnwindSafe(decode)).unwrap_or_else(|_| {
+        Err(malformed(format!("the body is not {what} that can be read: it is damaged")))
+    })
 }
 
 fn unreadable(what: &str, error: &dyn std::error::Error) -> Problem {

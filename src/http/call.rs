@@ -3,7 +3,7 @@
 //! It does not know what is asked.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::extract::Query;
@@ -39,7 +39,8 @@ pub(super) struct Call {
     pub(super) door: Arc<Door>,
     pub(super) head: Parts,
     pub(super) started: Stopwatch,
-    body: Option<Body>,
+    /// Never shared; the lock only makes the call so.
+    body: Mutex<Option<Body>>,
 }
 
 /// The part of a query that every route understands.
@@ -50,7 +51,7 @@ struct CommonQuery {
 
 impl Call {
     pub(super) fn new(door: Arc<Door>, head: Parts, body: Body, started: Stopwatch) -> Self {
-        Self { door, head, started, body: Some(body) }
+        Self { door, head, started, body: Mutex::new(Some(body)) }
     }
 
     pub(super) fn engine(&self) -> Result<&Arc<Engine>, Problem> {
@@ -120,14 +121,18 @@ impl Call {
     /// The whole body, within `limits.body_bytes`.
     pub(super) async fn body(&mut self) -> Result<Bytes, Problem> {
         self.refuse_encoding()?;
-        let body = self.body.take().unwrap_or_default();
+        let body = self.take_body();
         body::read(&self.head.headers, body, &self.door.limits).await
     }
 
     /// The body as it comes.
     pub(super) fn streamed_body(&mut self) -> Result<Body, Problem> {
         self.refuse_encoding()?;
-        Ok(self.body.take().unwrap_or_default())
+        Ok(self.take_body())
+    }
+
+    fn take_body(&mut self) -> Body {
+        self.body.get_mut().ok().and_then(Option::take).unwrap_or_default()
     }
 
     fn refuse_encoding(&self) -> Result<(), Problem> {

@@ -6,6 +6,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
+
 use crate::engine::Engine;
 use crate::engine::error::Problem;
 use crate::limits::Limits;
@@ -16,6 +18,7 @@ use crate::time::Clock;
 pub struct Door {
     engine: OnceLock<Arc<Engine>>,
     draining: AtomicBool,
+    definition_notes: ArcSwap<Vec<String>>,
     /// The limits of requests.
     pub limits: Limits,
     /// Counts and times what is answered.
@@ -27,8 +30,14 @@ pub struct Door {
 impl Door {
     /// A door whose engine is still recovering.
     pub fn new(limits: Limits, metrics: Arc<Metrics>, clock: Arc<dyn Clock>) -> Self {
-        let (engine, draining) = (OnceLock::new(), AtomicBool::new(false));
-        Self { engine, draining, limits, metrics, clock }
+        Self {
+            engine: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            definition_notes: ArcSwap::default(),
+            limits,
+            metrics,
+            clock,
+        }
     }
 
     /// Begins to answer from `engine`; a second call changes nothing.
@@ -49,6 +58,16 @@ impl Door {
         self.engine.get().ok_or_else(|| {
             Problem::new(Code::NotReady, "the server is recovering its data; try again shortly")
         })
+    }
+
+    /// What is wrong with the definitions of `registry.path`.
+    pub fn definition_notes(&self) -> Vec<String> {
+        self.definition_notes.load().to_vec()
+    }
+
+    /// Replaces what is wrong with the definitions of `registry.path`.
+    pub fn note_definitions(&self, notes: Vec<String>) {
+        self.definition_notes.store(Arc::new(notes));
     }
 
     /// Withdraws readiness; requests are still answered.

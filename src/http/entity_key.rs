@@ -131,8 +131,9 @@ pub(super) fn append_segment(
     if parts.len() != entity.join_keys.len() {
         let names: Vec<&str> = entity.join_keys.iter().map(|key| key.name.as_str()).collect();
         let expected = format!("{} joined by commas, a comma inside being %2C", names.join(","));
-        return Err(KeyMistake::invalid(format!("\"{}\"", shorten(raw)), expected)
-            .problem(entity, None));
+        return Err(
+            KeyMistake::invalid(format!("\"{}\"", shorten(raw)), expected).problem(entity, None)
+        );
     }
     for (join_key, part) in entity.join_keys.iter().zip(parts) {
         let text = decode_segment(part)?;

@@ -4,8 +4,6 @@
 
 pub mod door;
 
-pub mod accept;
-
 pub mod router;
 
 mod call;
@@ -36,6 +34,8 @@ mod historical;
 
 mod historical_rows;
 
+mod historical_columns;
+
 mod arrow_answer;
 
 mod arrow_body;
@@ -51,8 +51,6 @@ mod push_columns;
 mod push_arrow;
 
 mod register;
-
-mod describe;
 
 mod listing;
 

@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Batch, LookupPlan};
+use crate::http::body;
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{Metadata, OneAnswer, check_strict};
 use crate::http::lookup_request::{Whose, lookup_body, read_optional_time};
 use crate::http::text::Pairs;
-use crate::http::body;
 use crate::limits::Limits;
 use crate::value::json;
 

@@ -27,6 +27,7 @@ struct PlaceJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
     field: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
     found: &'a str,
     expected: &'a str,
 }

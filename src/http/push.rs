@@ -9,10 +9,9 @@ use axum::http::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::engine::Engine;
 use crate::engine::error::Problem;
-use crate::engine::idempotency::Idempotency;
 use crate::engine::writes::{Accepted, WriteBatch};
+use crate::engine::{Engine, Idempotency};
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::lookup_request;
@@ -90,7 +89,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     } else {
         off_the_lookups(move || prepare(body)).await?
     };
-    let accepted = engine.write(prepared.batch, idempotency).await?;
+    let accepted = engine.write(project, prepared.batch, idempotency).await?;
     Ok(answer(accepted, prepared.nans))
 }
 
@@ -128,11 +127,7 @@ fn read(
     }
 }
 
-fn read_json(
-    against: &Against<'_>,
-    query: &PushQuery,
-    body: &[u8],
-) -> Result<Prepared, Problem> {
+fn read_json(against: &Against<'_>, query: &PushQuery, body: &[u8]) -> Result<Prepared, Problem> {
     let push: PushBody<'_> = body::json(body)?;
     let said = push.time_unit.as_deref().or(query.time_unit.as_deref());
     let unit = lookup_request::time_unit(said)?;

@@ -14,6 +14,7 @@ use crate::http::push::{Against, Prepared};
 use crate::http::push_columns::{TIME_COLUMN, unknown_column};
 use crate::http::push_rows::{check_count, check_future, latest, too_large};
 use crate::ids::Slot;
+use crate::limits::PLACES_REPORTED;
 use crate::metrics::Code;
 use crate::registry::model::{EntityType, View};
 use crate::time::{EventTime, TimeUnit};
@@ -39,8 +40,8 @@ pub(super) fn read(
         time_unit: unit,
         features: view.features.iter().map(|f| (f.name.as_str(), f.feature_type)).collect(),
     };
-    let reader =
-        ColumnReader::new(&schema, &wanted, Nan::Null).map_err(|errors| wrong_columns(&errors))?;
+    let reader = ColumnReader::new(&schema, &wanted, Nan::Null)
+        .map_err(|errors| wrong_columns("the push", &errors))?;
     if let Some(unknown) = reader.unused().first() {
         return Err(unknown_column(&view, &entity, unknown));
     }
@@ -77,16 +78,17 @@ fn slot(view: &View, index: usize) -> Option<(Slot, &str)> {
 }
 
 /// Columns that cannot be read, as a problem.
-pub(super) fn wrong_columns(errors: &[ColumnError]) -> Problem {
-    let mut places = Places::default();
-    for ColumnError { column, found, expected } in errors {
-        let (field, found, expected) = (column.clone(), found.clone(), expected.clone());
-        places.add(Code::InvalidValue, Place { index: None, field, found, expected });
-    }
-    match places.into_result() {
-        Err(problem) => problem,
-        Ok(()) => Problem::new(Code::Internal, "no column is wrong"),
-    }
+pub(super) fn wrong_columns(what: &str, errors: &[ColumnError]) -> Problem {
+    let first = errors.first().map_or_else(String::new, ToString::to_string);
+    let detail = format!("{what} has columns that cannot be read, the first: {first}");
+    let places = errors.iter().map(|ColumnError { column, found, expected }| Place {
+        index: None,
+        field: column.clone(),
+        found: found.clone(),
+        expected: expected.clone(),
+    });
+    let places = places.take(PLACES_REPORTED).collect();
+    Problem::new(Code::InvalidValue, detail).with_places(places)
 }
 
 struct ArrowPush<'a> {
