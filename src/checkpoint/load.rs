@@ -214,7 +214,7 @@ mod tests {
 
     impl Sink for Collect {
         fn row(&self, view: ViewId, _key: &[u8], _state: &[u8]) -> Result<(), String> {
-            if view.0 == 666 {
+            if view.0 == 66_666 {
                 return Err("no such view".into());
             }
             self.0.lock().unwrap().push(view.0);
@@ -326,7 +326,7 @@ mod tests {
         );
         check(
             |number, each| {
-                each(number, block(number, 666));
+                each(number, block(number, 66_666));
                 Ok(())
             },
             "no such view",

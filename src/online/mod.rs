@@ -5,6 +5,12 @@
 //!
 //! A view lives either in memory ([`ViewMap`]) or, with `tier = "disk"`, in a [`DiskTier`].
 
+mod cold;
+
+mod disk_tier;
+
+mod overlay;
+
 mod row;
 
 use std::sync::Arc;
@@ -15,6 +21,9 @@ use papaya::{HashMap, HashMapRef, LocalGuard};
 
 use crate::ids::ViewId;
 use row::Row;
+
+pub use cold::{ColdError, ColdRow, ColdStore};
+pub use disk_tier::{DiskTier, HotRead, Moved, Room, Source, TierLimits, TierState};
 
 /// The views held in memory.
 #[derive(Default)]
