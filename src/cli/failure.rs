@@ -35,6 +35,14 @@ impl Failure {
         Self::Failed(vec![message.to_string()])
     }
 
+    /// What a refused request answered.
+    pub(super) fn of_answer(body: &[u8]) -> Self {
+        match serde_json::from_slice::<Refusal>(body) {
+            Ok(refusal) => refusal.into(),
+            Err(_) => Self::failed("the answer is not what a larder server says"),
+        }
+    }
+
     /// Says it on standard error.
     pub(super) fn print(&self) {
         let (Self::WrongUse(lines) | Self::Failed(lines)) = self else { return };
