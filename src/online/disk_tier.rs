@@ -232,7 +232,7 @@ impl DiskTier {
         state: TierState,
     ) -> Room {
         self.overlay.put(cold::key_of(view, key).into(), sequence, state);
-        if self.overlay.bytes() > self.overlay_limit { Room::Full } else { Room::Left }
+        if self.is_over() { Room::Full } else { Room::Left }
     }
 
     /// Says that every row up to `sequence` was put, also those of other views; without it a tier
@@ -359,6 +359,16 @@ impl DiskTier {
     /// Whether history answers reads for now.
     pub fn is_rebuilding(&self) -> bool {
         self.rebuilding.load(Ordering::SeqCst)
+    }
+
+    /// Whether more waits to be moved than may.
+    pub fn is_over(&self) -> bool {
+        self.overlay.bytes() > self.overlay_limit
+    }
+
+    /// The last sequence up to which every row is in the store, durably.
+    pub fn moved(&self) -> Sequence {
+        *self.mover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rows that wait to be moved, and about how many bytes they take.
