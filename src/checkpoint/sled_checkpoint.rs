@@ -3,7 +3,7 @@
 //! It does not know what a state says, nor trust sled: what sled returns is checked against what
 //! was written, and what sled calls flushed is synced again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -305,6 +305,7 @@ impl Sink for Nobody {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
     use std::sync::Mutex;
 
     use super::*;
