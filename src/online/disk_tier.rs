@@ -264,7 +264,9 @@ impl DiskTier {
             return Ok(Moved { rows: 0, covered: *mark });
         }
         let rows = taken.len();
-        self.write(taken, highest)?;
+        if rows > 0 {
+            self.write(taken, highest)?;
+        }
         if self.is_rebuilding() {
             return Ok(Moved { rows, covered: *mark });
         }
