@@ -235,7 +235,7 @@ mod tests {
                     }
                 }
             });
-            for round in 1..200 {
+            for round in 1..200_u32 {
                 for key in 0..KEYS {
                     let pinned = map.pin();
                     if is_removed_at_times(key) && round.is_multiple_of(3) {
