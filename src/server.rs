@@ -23,6 +23,7 @@ use crate::http::accept::{Connections, Incoming, accept};
 use crate::http::door::Door;
 use crate::http::router::{Listener, router};
 use crate::metrics::Metrics;
+use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
 
 mod definitions;
@@ -163,6 +164,8 @@ fn engine_options(config: &Config, options: StartOptions) -> Options {
         sync_interval: storage.sync_interval,
         segment_bytes: storage.segment_size,
         checkpoint_interval: storage.checkpoint_interval,
+        tier_limits: TierLimits { overlay: storage.overlay_size, cache: storage.cache_size },
+        read_deadline: storage.read_deadline,
         accept_clock: options.accept_clock,
         limits: config.limits.clone(),
     }
