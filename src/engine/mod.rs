@@ -63,7 +63,6 @@ use crate::engine::cold::{ColdStates, Fetch};
 use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
-use crate::engine::idempotency::Idempotency as Key;
 use crate::engine::load::{LoadOptions, Loaded, Loader};
 use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
 use crate::engine::maintain::Maintenance;
@@ -263,7 +262,7 @@ impl Engine {
         &self,
         project: ProjectId,
         batch: WriteBatch,
-        idempotency: Option<Key>,
+        idempotency: Option<Idempotency>,
     ) -> Result<Accepted, Problem> {
         self.refuse_if_stopped()?;
         let revision = batch.revision;
