@@ -196,7 +196,10 @@ impl Engine {
         {
             return Ok(plan);
         }
-        let plan = Plan::compile(&registry, project, ask)?;
+        let plan = Plan::compile(&registry, project, ask).inspect_err(|_| {
+            // A plan that no longer compiles would keep the rows of a dropped view alive.
+            self.plans.remove(&*shape);
+        })?;
         let plan = Arc::new(LookupPlan::new(plan, &self.shared.stores));
         self.plans.insert(shape, plan.clone());
         Ok(plan)
