@@ -3,13 +3,12 @@
 //! It does not know what a state says, nor trust sled: what sled returns is checked against what
 //! was written, and what sled calls flushed is synced again.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::block::Builder;
+use super::door;
 use super::load::{self, Blocks};
 use super::{Checkpoint, CheckpointError, CheckpointWriter, Load, SetAside, Sink, Watermark};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
@@ -17,10 +16,6 @@ use crate::ids::{Sequence, StoreId, ViewId};
 
 /// Finished generations kept.
 const KEPT: usize = 2;
-/// The least time sled may be silent before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// One second of patience more for each.
-const PATIENCE_BYTES: u64 = 100 << 20;
 /// sled reads and writes a generation once, in order: a cache beyond the pages at hand is wasted.
 const CACHE_BYTES: u64 = 32 << 20;
 /// A page of up to 17 blocks must stay under a quarter of this, else sled puts each page into a
@@ -131,9 +126,11 @@ impl Place {
 
     fn read(&self, watermark: &Watermark, sink: &dyn Sink) -> Result<(), String> {
         let path = self.path(watermark.generation);
-        let bytes = bytes_under(&*self.disk, &path).map_err(|error| error.to_string())?;
-        let patience = PATIENCE + Duration::from_secs(bytes / PATIENCE_BYTES);
-        let open = move || open(&path).map(Tree).map_err(|error| error.to_string());
+        let patience = door::patience(&*self.disk, &path).map_err(|error| error.to_string())?;
+        let open = move || {
+            let tree = door::open(&path, CACHE_BYTES, SEGMENT_BYTES);
+            tree.map(Tree).map_err(|error| error.to_string())
+        };
         load::load(watermark, patience, open, sink)
     }
 }
@@ -157,7 +154,7 @@ impl Checkpoint for SledCheckpoint {
         self.last.store(generation, Ordering::Relaxed);
         let path = place.path(generation);
         place.disk.create_dir_all(&path)?;
-        let tree = guarded(generation, || open(&path))?;
+        let tree = guarded(generation, || door::open(&path, CACHE_BYTES, SEGMENT_BYTES))?;
         let (rows, blocks, hash) = (0, 0, [0; 32]);
         let highest = covered;
         Ok(Box::new(Writer {
@@ -210,52 +207,11 @@ impl Checkpoint for SledCheckpoint {
     }
 }
 
-/// Runs a call into sled, which panics where it should fail.
 fn guarded<T>(
     generation: u64,
     call: impl FnOnce() -> sled::Result<T>,
 ) -> Result<T, CheckpointError> {
-    let reason = match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(panic) => format!("sled panicked: {}", load::said(panic)),
-    };
-    Err(CheckpointError::Store { generation, reason })
-}
-
-fn open(path: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new()
-        .path(path)
-        .flush_every_ms(None)
-        .cache_capacity(CACHE_BYTES)
-        .mode(sled::Mode::LowSpace)
-        .segment_size(SEGMENT_BYTES)
-        .open()
-}
-
-fn bytes_under(disk: &dyn Disk, path: &Path) -> Result<u64, DiskError> {
-    let mut bytes = 0;
-    for entry in disk.list(path)? {
-        bytes += if entry.directory {
-            bytes_under(disk, &path.join(&entry.name))?
-        } else {
-            entry.length
-        };
-    }
-    Ok(bytes)
-}
-
-/// sled's `flush` does not make its file durable, nor any of its names.
-fn sync_under(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
-    for entry in disk.list(path)? {
-        let inner = path.join(&entry.name);
-        if entry.directory {
-            sync_under(disk, &inner)?;
-        } else {
-            disk.open_write(&inner)?.sync_data()?;
-        }
-    }
-    disk.sync_dir(path)
+    door::guarded(call).map_err(|reason| CheckpointError::Store { generation, reason })
 }
 
 struct Tree(sled::Db);
@@ -327,7 +283,7 @@ impl CheckpointWriter for Writer {
         place
             .read(&watermark, &Nobody)
             .map_err(|reason| CheckpointError::Store { generation: number, reason })?;
-        sync_under(&*place.disk, &place.path(number))?;
+        door::sync_under(&*place.disk, &place.path(number))?;
         disk::replace(&*place.disk, &place.done_path(number), &watermark.encode())?;
         for old in place.finished()?.iter().skip(KEPT) {
             place.remove(old.generation)?;
@@ -349,6 +305,7 @@ impl Sink for Nobody {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::path::Path;
     use std::sync::Mutex;
 
     use super::*;
@@ -358,7 +315,9 @@ mod tests {
     const STORE: StoreId = StoreId([1; 16]);
 
     #[derive(Default)]
-    struct Rows(Mutex<BTreeMap<(u32, Vec<u8>), Vec<u8>>>);
+    struct Rows(Mutex<BTreeMap<Key, Vec<u8>>>);
+
+    type Key = (u32, Vec<u8>);
 
     impl Sink for Rows {
         fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {

@@ -63,7 +63,7 @@ pub(super) async fn find(
         When::Now => {
             let batch = Arc::new(batch);
             let cold = if plan.has_disk_tier() {
-                engine.fetch_cold(&plan, &batch, deadline).await?
+                engine.fetch_cold(&plan, &batch, deadline).await
             } else {
                 ColdStates::none()
             };

@@ -232,7 +232,7 @@ impl DiskTier {
         state: TierState,
     ) -> Room {
         self.overlay.put(cold::key_of(view, key).into(), sequence, state);
-        if self.overlay.bytes() > self.overlay_limit { Room::Full } else { Room::Left }
+        if self.is_over() { Room::Full } else { Room::Left }
     }
 
     /// Says that every row up to `sequence` was put, also those of other views; without it a tier
@@ -264,7 +264,9 @@ impl DiskTier {
             return Ok(Moved { rows: 0, covered: *mark });
         }
         let rows = taken.len();
-        self.write(taken, highest)?;
+        if rows > 0 {
+            self.write(taken, highest)?;
+        }
         if self.is_rebuilding() {
             return Ok(Moved { rows, covered: *mark });
         }
@@ -359,6 +361,16 @@ impl DiskTier {
     /// Whether history answers reads for now.
     pub fn is_rebuilding(&self) -> bool {
         self.rebuilding.load(Ordering::SeqCst)
+    }
+
+    /// Whether more waits to be moved than may.
+    pub fn is_over(&self) -> bool {
+        self.overlay.bytes() > self.overlay_limit
+    }
+
+    /// The last sequence up to which every row is in the store, durably.
+    pub fn moved(&self) -> Sequence {
+        *self.mover.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Rows that wait to be moved, and about how many bytes they take.
@@ -625,7 +637,7 @@ mod tests {
                     while !done.load(Ordering::Relaxed) {
                         tier.move_some(3, |_| true).unwrap();
                         round += 1;
-                        if round % 5 == 0 {
+                        if round.is_multiple_of(5) {
                             tier.invalidate(VIEW, &[(round % KEYS) as u8]);
                         }
                     }
@@ -634,7 +646,7 @@ mod tests {
                     let key = (sequence.wrapping_mul(0x9e37_79b9) >> 7) as usize % KEYS;
                     put(tier, &[key as u8], sequence, &sequence.to_le_bytes());
                     acknowledged[key].store(sequence, Ordering::Release);
-                    if sequence % 16 == 0 {
+                    if sequence.is_multiple_of(16) {
                         std::thread::yield_now();
                     }
                 }

@@ -17,13 +17,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
-use papaya::{HashMap, HashMapRef, LocalGuard};
+use papaya::{Guard, HashMap, HashMapRef, LocalGuard};
 
 use crate::ids::ViewId;
 use row::Row;
 
 pub use cold::{ColdError, ColdRow, ColdStore};
 pub use disk_tier::{DiskTier, HotRead, Moved, Room, Source, TierLimits, TierState};
+
+/// New rows after which a map hands back what it outgrew. Else papaya's former tables, together as
+/// large as the current one, wait until some rows are replaced.
+const ROWS_BETWEEN_FLUSHES: usize = 4096;
 
 /// The views held in memory.
 #[derive(Default)]
@@ -131,7 +135,11 @@ impl Pinned<'_> {
         let before = self.rows.get_key_value(key).map_or(0, |(row, ())| row.bytes());
         self.bytes.fetch_add(row.bytes() as u64, Ordering::Relaxed);
         self.bytes.fetch_sub(before as u64, Ordering::Relaxed);
-        self.rows.insert(row, ());
+        if self.rows.insert(row, ()).is_none()
+            && self.rows.len().is_multiple_of(ROWS_BETWEEN_FLUSHES)
+        {
+            self.rows.map().guard().flush();
+        }
     }
 
     /// Forgets `key`. Returns whether it was there.
@@ -201,7 +209,7 @@ mod tests {
             assert_eq!(left, right, "torn");
             u32::from_le_bytes(left.try_into().unwrap())
         };
-        let is_removed_at_times = |key: u32| key % 7 == 0;
+        let is_removed_at_times = |key: u32| key.is_multiple_of(7);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut last = vec![0; KEYS as usize];
@@ -227,10 +235,10 @@ mod tests {
                     }
                 }
             });
-            for round in 1..200 {
+            for round in 1..200_u32 {
                 for key in 0..KEYS {
                     let pinned = map.pin();
-                    if is_removed_at_times(key) && round % 3 == 0 {
+                    if is_removed_at_times(key) && round.is_multiple_of(3) {
                         pinned.remove(&key.to_be_bytes());
                     } else {
                         pinned.put(&key.to_be_bytes(), &state(round));
