@@ -156,7 +156,8 @@ async fn serve(
     Ok(())
 }
 
-fn engine_options(config: &Config, options: StartOptions) -> Options {
+/// How the engine is opened as the configuration says.
+pub fn engine_options(config: &Config, options: StartOptions) -> Options {
     let storage = &config.storage;
     Options {
         data_dir: storage.data_dir.clone(),

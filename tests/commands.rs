@@ -393,6 +393,7 @@ fn the_commands_work_on_a_running_server() {
     let answer: Value = serde_json::from_str(&answer.out).unwrap();
     assert_eq!(answer["features"]["plane"]["manufacturer"], "BOEING");
     assert_eq!(answer["features"][view]["arr_delay_min"], 40.0);
+    larder(&["get", "route", "JFK,SFO"]).expect(1, &["ENTITY_NOT_FOUND"]);
     larder(&["get", "tailnum", "nobody"]).expect(1, &["ENTITY_NOT_FOUND"]);
     larder(&["get", "tail", "N14228"]).expect(1, &["UNKNOWN_ENTITY_TYPE", "tailnum"]);
 

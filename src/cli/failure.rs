@@ -47,7 +47,7 @@ impl Failure {
     pub(super) fn print(&self) {
         let (Self::WrongUse(lines) | Self::Failed(lines)) = self else { return };
         for line in lines {
-            terminal::complain(line);
+            terminal::note(line);
         }
     }
 
