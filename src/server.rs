@@ -26,6 +26,8 @@ use crate::metrics::Metrics;
 use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
 
+pub mod definition_files;
+
 mod definitions;
 
 pub mod logging;

@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use crate::cli::definition_files::ReadError;
 use crate::cli::terminal;
 use crate::config::Mistakes;
 use crate::engine::error::Problem;
 use crate::registry::definitions::DefinitionError;
+use crate::server::definition_files::ReadError;
 
 /// How a command ends that is not done.
 #[derive(Debug)]

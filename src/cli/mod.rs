@@ -8,8 +8,6 @@ mod terminal;
 
 mod settings;
 
-mod definition_files;
-
 mod target;
 
 mod remote;
