@@ -75,6 +75,13 @@ pub(crate) struct Told {
     pub(crate) event_time: Option<EventTime>,
 }
 
+impl Told {
+    /// Whether no value was found, so that an answer names it in `missing_features`.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.status != Status::Present
+    }
+}
+
 impl From<Answer<'_>> for Told {
     fn from(answer: Answer<'_>) -> Self {
         Self {
