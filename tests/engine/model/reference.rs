@@ -175,10 +175,8 @@ impl Model {
                 let ttl = ttl.map_or(String::new(), |ttl| format!(", ttl = \"{ttl}s\""));
                 let default = default.map_or(String::new(), |text| format!(", default = {text}"));
                 let Feature { name, .. } = feature;
-                let _ = writeln!(
-                    toml,
-                    "features.{name} = {{ type = \"{type_name}\"{ttl}{default} }}"
-                );
+                let _ =
+                    writeln!(toml, "features.{name} = {{ type = \"{type_name}\"{ttl}{default} }}");
             }
         }
         toml

@@ -16,13 +16,25 @@ pub(super) struct History {
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Write { rows: Vec<NewRow>, key: Option<u8> },
+    Write {
+        rows: Vec<NewRow>,
+        key: Option<u8>,
+    },
     /// Sends a write that had an idempotency key once more.
-    Repeat { pick: usize, same_content: bool },
+    Repeat {
+        pick: usize,
+        same_content: bool,
+    },
     /// A definition changes between the check of a write and the writing.
-    Overtaken { rows: Vec<NewRow>, by: Definition },
+    Overtaken {
+        rows: Vec<NewRow>,
+        by: Definition,
+    },
     Define(Definition),
-    Restart { how: Restart, forget_checkpoint: bool },
+    Restart {
+        how: Restart,
+        forget_checkpoint: bool,
+    },
     /// Turns the clock by so many seconds.
     Clock(i64),
 }
@@ -53,12 +65,24 @@ pub(super) enum NewCell {
 
 #[derive(Clone, Debug)]
 pub(super) enum Definition {
-    AddFeature { view: usize, kind: usize },
-    AddVersion { view: usize, kind: usize },
-    DefaultVersion { view: usize },
-    DropView { view: usize },
+    AddFeature {
+        view: usize,
+        kind: usize,
+    },
+    AddVersion {
+        view: usize,
+        kind: usize,
+    },
+    DefaultVersion {
+        view: usize,
+    },
+    DropView {
+        view: usize,
+    },
     /// Defines a view again that was dropped, with one feature.
-    Recreate { kind: usize },
+    Recreate {
+        kind: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
