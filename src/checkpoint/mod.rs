@@ -5,15 +5,20 @@
 
 mod block;
 
+mod door;
+
 mod load;
 
 mod sled_checkpoint;
+
+mod sled_tier;
 
 mod watermark;
 
 use crate::ids::{Sequence, StoreId, ViewId};
 
 pub use sled_checkpoint::SledCheckpoint;
+pub use sled_tier::{SledTier, TierError, TierOpened};
 pub use watermark::Watermark;
 
 /// Somewhere to keep copies of the online map: the two newest finished ones are kept.

@@ -3,13 +3,12 @@
 //! It does not know what a state says, nor trust sled: what sled returns is checked against what
 //! was written, and what sled calls flushed is synced again.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::block::Builder;
+use super::door;
 use super::load::{self, Blocks};
 use super::{Checkpoint, CheckpointError, CheckpointWriter, Load, SetAside, Sink, Watermark};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
@@ -17,10 +16,6 @@ use crate::ids::{Sequence, StoreId, ViewId};
 
 /// Finished generations kept.
 const KEPT: usize = 2;
-/// The least time sled may be silent before it counts as hanging.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// One second of patience more for each.
-const PATIENCE_BYTES: u64 = 100 << 20;
 /// sled reads and writes a generation once, in order: a cache beyond the pages at hand is wasted.
 const CACHE_BYTES: u64 = 32 << 20;
 /// A page of up to 17 blocks must stay under a quarter of this, else sled puts each page into a
@@ -131,9 +126,11 @@ impl Place {
 
     fn read(&self, watermark: &Watermark, sink: &dyn Sink) -> Result<(), String> {
         let path = self.path(watermark.generation);
-        let bytes = bytes_under(&*self.disk, &path).map_err(|error| error.to_string())?;
-        let patience = PATIENCE + Duration::from_secs(bytes / PATIENCE_BYTES);
-        let open = move || open(&path).map(Tree).map_err(|error| error.to_string());
+        let patience = door::patience(&*self.disk, &path).map_err(|error| error.to_string())?;
+        let open = move || {
+            let tree = door::open(&path, CACHE_BYTES, SEGMENT_BYTES);
+            tree.map(Tree).map_err(|error| error.to_string())
+        };
         load::load(watermark, patience, open, sink)
     }
 }
@@ -157,7 +154,7 @@ impl Checkpoint for SledCheckpoint {
         self.last.store(generation, Ordering::Relaxed);
         let path = place.path(generation);
         place.disk.create_dir_all(&path)?;
-        let tree = guarded(generation, || open(&path))?;
+        let tree = guarded(generation, || door::open(&path, CACHE_BYTES, SEGMENT_BYTES))?;
         let (rows, blocks, hash) = (0, 0, [0; 32]);
         let highest = covered;
         Ok(Box::new(Writer {
@@ -210,52 +207,11 @@ impl Checkpoint for SledCheckpoint {
     }
 }
 
-/// Runs a call into sled, which panics where it should fail.
 fn guarded<T>(
     generation: u64,
     call: impl FnOnce() -> sled::Result<T>,
 ) -> Result<T, CheckpointError> {
-    let reason = match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(panic) => format!("sled panicked: {}", load::said(panic)),
-    };
-    Err(CheckpointError::Store { generation, reason })
-}
-
-fn open(path: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new()
-        .path(path)
-        .flush_every_ms(None)
-        .cache_capacity(CACHE_BYTES)
-        .mode(sled::Mode::LowSpace)
-        .segment_size(SEGMENT_BYTES)
-        .open()
-}
-
-fn bytes_under(disk: &dyn Disk, path: &Path) -> Result<u64, DiskError> {
-    let mut bytes = 0;
-    for entry in disk.list(path)? {
-        bytes += if entry.directory {
-            bytes_under(disk, &path.join(&entry.name))?
-        } else {
-            entry.length
-        };
-    }
-    Ok(bytes)
-}
-
-/// sled's `flush` does not make its file durable, nor any of its names.
-fn sync_under(disk: &dyn Disk, path: &Path) -> Result<(), DiskError> {
-    for entry in disk.list(path)? {
-        let inner = path.join(&entry.name);
-        if entry.directory {
-            sync_under(disk, &inner)?;
-        } else {
-            disk.open_write(&inner)?.sync_data()?;
-        }
-    }
-    disk.sync_dir(path)
+    door::guarded(call).map_err(|reason| CheckpointError::Store { generation, reason })
 }
 
 struct Tree(sled::Db);
@@ -327,7 +283,7 @@ impl CheckpointWriter for Writer {
         place
             .read(&watermark, &Nobody)
             .map_err(|reason| CheckpointError::Store { generation: number, reason })?;
-        sync_under(&*place.disk, &place.path(number))?;
+        door::sync_under(&*place.disk, &place.path(number))?;
         disk::replace(&*place.disk, &place.done_path(number), &watermark.encode())?;
         for old in place.finished()?.iter().skip(KEPT) {
             place.remove(old.generation)?;
@@ -344,4 +300,228 @@ impl Sink for Nobody {
     }
 
     fn clear(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::disk::DiskFile;
+    use crate::disk::real::RealDisk;
+
+    const STORE: StoreId = StoreId([1; 16]);
+
+    #[derive(Default)]
+    struct Rows(Mutex<BTreeMap<(u32, Vec<u8>), Vec<u8>>>);
+
+    impl Sink for Rows {
+        fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
+            self.0.lock().unwrap().insert((view.0, key.to_vec()), state.to_vec());
+            Ok(())
+        }
+
+        fn clear(&self) {
+            self.0.lock().unwrap().clear();
+        }
+    }
+
+    struct Bed {
+        root: tempfile::TempDir,
+        checkpoint: SledCheckpoint,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let checkpoint =
+                SledCheckpoint::new(Arc::new(RealDisk), root.path().join("checkpoint"));
+            Self { root, checkpoint }
+        }
+
+        fn place(&self) -> &Place {
+            &self.checkpoint.place
+        }
+
+        /// Saves `rows` rows that say `sequence`.
+        fn save(&self, sequence: u64, rows: u32) -> Watermark {
+            let mut writer = self.checkpoint.begin(STORE, Sequence(sequence)).unwrap();
+            for key in 0..rows {
+                let state = sequence.to_le_bytes().repeat(20);
+                writer.add(ViewId(key % 3), &key.to_be_bytes(), &state).unwrap();
+            }
+            writer.finish(Sequence(sequence)).unwrap()
+        }
+
+        /// What is loaded: its sequence and rows, each row saying that sequence.
+        fn load(&self, store: StoreId, history_end: u64) -> (Option<(u64, usize)>, Vec<SetAside>) {
+            let rows = Rows::default();
+            let load = self.checkpoint.load(store, Sequence(history_end), &rows);
+            let rows = rows.0.into_inner().unwrap();
+            let Some(watermark) = load.loaded else {
+                assert!(rows.is_empty(), "rows of a generation that was set aside");
+                return (None, load.set_aside);
+            };
+            for state in rows.values() {
+                assert_eq!(*state, watermark.covered.0.to_le_bytes().repeat(20));
+            }
+            (Some((watermark.covered.0, rows.len())), load.set_aside)
+        }
+
+        fn files(&self) -> Vec<PathBuf> {
+            fn under(path: &Path, files: &mut Vec<PathBuf>) {
+                for entry in RealDisk.list(path).unwrap() {
+                    let inner = path.join(entry.name);
+                    if entry.directory { under(&inner, files) } else { files.push(inner) }
+                }
+            }
+            let mut files = Vec::new();
+            under(self.root.path(), &mut files);
+            files
+        }
+
+        fn copy_from(&self, other: &Self) {
+            for path in other.files() {
+                let to = self.root.path().join(path.strip_prefix(other.root.path()).unwrap());
+                RealDisk.create_dir_all(disk::parent(&to)).unwrap();
+                let bytes = disk::read_whole(&RealDisk, &path).unwrap();
+                RealDisk.create(&to).unwrap().write_at(&bytes, 0).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_two_generations_are_kept() {
+        let bed = Bed::new();
+        assert_eq!(bed.load(STORE, 9), (None, vec![]));
+        assert_eq!(bed.save(1, 0).blocks, 0);
+        assert_eq!(bed.load(STORE, 9), (Some((1, 0)), vec![]), "an empty map is a checkpoint too");
+        for sequence in 2..5 {
+            let watermark = bed.save(sequence, 5_000);
+            assert_eq!((watermark.generation, watermark.rows), (sequence, 5_000));
+        }
+        assert_eq!(bed.load(STORE, 9), (Some((4, 5_000)), vec![]));
+        let kept = bed.checkpoint.generations().unwrap();
+        assert_eq!(kept.iter().map(|kept| kept.generation).collect::<Vec<_>>(), [4, 3]);
+        assert_eq!(bed.place().numbers().unwrap(), [4, 3], "older ones are gone from the disk");
+        bed.checkpoint.destroy().unwrap();
+        assert_eq!(bed.files(), Vec::<PathBuf>::new());
+        assert_eq!(bed.save(7, 1).generation, 5, "no number is used twice");
+    }
+
+    #[test]
+    fn a_row_larger_than_sled_keeps_in_a_page_comes_back() {
+        let bed = Bed::new();
+        let mut writer = bed.checkpoint.begin(STORE, Sequence(1)).unwrap();
+        for view in 0..5 {
+            writer.add(ViewId(view), b"key", &vec![7; 3 << 20]).unwrap();
+        }
+        writer.finish(Sequence(1)).unwrap();
+        let rows = Rows::default();
+        assert!(bed.checkpoint.load(STORE, Sequence(1), &rows).loaded.is_some());
+        assert!(rows.0.into_inner().unwrap().values().all(|state| *state == vec![7; 3 << 20]));
+    }
+
+    #[test]
+    fn a_generation_ahead_of_history_or_of_another_store_is_set_aside() {
+        let bed = Bed::new();
+        bed.save(5, 100);
+        bed.save(8, 100);
+        let (loaded, aside) = bed.load(STORE, 7);
+        assert_eq!(loaded, Some((5, 100)));
+        assert_eq!(aside[0].reason, "reaches sequence 8, history ends at 7");
+        assert_eq!(bed.load(STORE, 9), (Some((5, 100)), vec![]), "it is gone, not passed over");
+
+        let (loaded, aside) = bed.load(StoreId([2; 16]), 9);
+        assert_eq!(loaded, None);
+        assert!(aside[0].reason.starts_with("belongs to store 0101"), "{}", aside[0].reason);
+    }
+
+    #[test]
+    fn a_half_written_generation_yields_to_the_one_before() {
+        let bed = Bed::new();
+        bed.save(1, 100);
+        let mut writer = bed.checkpoint.begin(STORE, Sequence(2)).unwrap();
+        for key in 0..1_000_u32 {
+            writer.add(ViewId(1), &key.to_be_bytes(), &[0; 100]).unwrap();
+        }
+        drop(writer);
+        let (loaded, aside) = bed.load(STORE, 9);
+        assert_eq!(loaded, Some((1, 100)));
+        assert_eq!(aside[0].reason, "was never finished");
+
+        drop(bed.checkpoint.begin(STORE, Sequence(2)).unwrap());
+        assert_eq!(bed.save(3, 50).generation, 4);
+        assert_eq!(bed.place().numbers().unwrap(), [4, 1], "the next one removes what is left");
+        assert_eq!(bed.load(STORE, 9), (Some((3, 50)), vec![]));
+    }
+
+    /// Every file of the newest generation in turn is removed, cut, lengthened or flipped. Either
+    /// its rows come back as they were or the one before stands in for it.
+    #[test]
+    fn damage_to_any_file_is_survived() {
+        let original = Bed::new();
+        original.save(1, 300);
+        original.save(2, 300);
+        let files: Vec<PathBuf> = original
+            .files()
+            .iter()
+            .map(|path| path.strip_prefix(original.root.path()).unwrap().to_owned())
+            .filter(|path| path.to_string_lossy().contains("gen-2"))
+            .collect();
+        assert!(files.len() >= 3, "{files:?}");
+        type Damage = fn(&Path, &dyn DiskFile, u64);
+        let damages: [(&str, Damage); 6] = [
+            ("removed", |path, _, _| RealDisk.remove(path).unwrap()),
+            ("emptied", |_, file, _| file.truncate(0).unwrap()),
+            ("cut", |_, file, length| file.truncate(length / 2).unwrap()),
+            ("lengthened", |_, file, length| file.write_at(&[0x5a; 100], length).unwrap()),
+            ("flipped", |_, file, length| flip(file, length / 3)),
+            ("zeroed", |_, file, length| {
+                let zeros = vec![0; usize::try_from(length / 2).unwrap()];
+                file.write_at(&zeros, length / 4).unwrap();
+            }),
+        ];
+        for path in &files {
+            for (what, damage) in damages {
+                let bed = Bed::new();
+                bed.copy_from(&original);
+                let path = bed.root.path().join(path);
+                let file = RealDisk.open_write(&path).unwrap();
+                damage(&path, file.as_ref(), file.length().unwrap());
+                let (loaded, aside) = bed.load(STORE, 9);
+                let expected = if aside.is_empty() { 2 } else { 1 };
+                assert_eq!(loaded, Some((expected, 300)), "{} {what}: {aside:?}", path.display());
+            }
+        }
+    }
+
+    fn flip(file: &dyn DiskFile, at: u64) {
+        let mut byte = [0];
+        if file.read_at(&mut byte, at).unwrap() == 1 {
+            file.write_at(&[byte[0] ^ 0x10], at).unwrap();
+        }
+    }
+
+    /// Random single flips in sled's own file: it may hang, panic or lie, the load does not.
+    #[test]
+    fn flips_in_the_file_of_sled_never_reach_the_rows() {
+        let original = Bed::new();
+        original.save(1, 300);
+        original.save(2, 300);
+        let mut place: u64 = 0x9e37_79b9_7f4a_7c15;
+        for round in 0..20 {
+            let bed = Bed::new();
+            bed.copy_from(&original);
+            let file = RealDisk.open_write(&bed.place().path(2).join("db")).unwrap();
+            place = place.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let at = (place >> 16) % file.length().unwrap();
+            flip(file.as_ref(), at);
+            let (loaded, aside) = bed.load(STORE, 9);
+            let expected = if aside.is_empty() { 2 } else { 1 };
+            assert_eq!(loaded, Some((expected, 300)), "round {round}, byte {at}: {aside:?}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::engine::writes::Durability;
 use crate::limits::Limits;
 use crate::time::Span;
 
@@ -137,50 +138,19 @@ pub struct Log {
     pub level: String,
 }
 
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($(#[$of:meta])* $variant:ident $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        pub enum $name {
-            $($(#[$of])* $variant,)*
-        }
-
-        impl $name {
-            const ALL: &[(&'static str, Self)] = &[$(($text, Self::$variant),)*];
-
-            /// As it stands in the configuration.
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$variant => $text,)*
-                }
-            }
-        }
-    };
+/// The form of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// Text on a terminal, else JSON.
+    Auto,
+    /// One object a line.
+    Json,
+    /// For people.
+    Text,
 }
 
-words! {
-    /// When a write is acknowledged.
-    Durability {
-        /// After it is on disk.
-        Sync "sync",
-        /// Once written; a sync follows within an interval.
-        Interval "interval",
-        /// Once written; the operating system syncs when it likes.
-        Os "os",
-    }
-}
-
-words! {
-    /// The form of a log line.
-    LogFormat {
-        /// Text on a terminal, else JSON.
-        Auto "auto",
-        /// One object a line.
-        Json "json",
-        /// For people.
-        Text "text",
-    }
-}
+const LOG_FORMATS: &[(&str, LogFormat)] =
+    &[("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
 
 impl Config {
     /// Reads the default and what overrides it.
@@ -257,7 +227,8 @@ impl Storage {
     fn read(reader: &mut Reader<'_>) -> Self {
         Self {
             data_dir: reader.path("storage.data_dir"),
-            durability: reader.word("storage.durability", Durability::ALL),
+            durability: reader
+                .word("storage.durability", &Durability::ALL.map(|mode| (mode.as_str(), mode))),
             sync_interval: reader.span("storage.sync_interval", MILLISECOND, MINUTE),
             segment_size: reader.size("storage.segment_size", MIB, 4 * GIB),
             checkpoint_interval: reader.span("storage.checkpoint_interval", SECOND, WEEK),
@@ -279,7 +250,7 @@ impl Log {
                 .then(|| text.to_owned())
         };
         Self {
-            format: reader.word("log.format", LogFormat::ALL),
+            format: reader.word("log.format", LOG_FORMATS),
             level: reader.text("log.level", "a level or a tracing filter", filter),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::archive::{ArchiveError, Encoder, RowRef, StateRef};
 use crate::engine::lookup::state;
-use crate::engine::stores::{Store, StoreError, Stores};
+use crate::engine::stores::{Store, Stores};
 use crate::history::record::Row;
 use crate::ids::{Sequence, ViewId};
 use crate::recency::Origin;
@@ -27,29 +27,16 @@ pub(super) enum Applied {
     NotOnline,
 }
 
-/// Why a row could not be applied.
+/// Why a row could not be applied: it is not what its view's layout says.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ApplyError {
-    /// The row is not what its view's layout says.
-    #[error("row {sequence} of view {view}: {source}")]
-    Archive {
-        /// Its place in history.
-        sequence: Sequence,
-        /// Its view.
-        view: ViewId,
-        /// What is wrong.
-        source: ArchiveError,
-    },
-    /// The disk tier cannot be read or written.
-    #[error("row {sequence} of view {view}: {source}")]
-    Store {
-        /// Its place in history.
-        sequence: Sequence,
-        /// Its view.
-        view: ViewId,
-        /// What is wrong.
-        source: StoreError,
-    },
+#[error("row {sequence} of view {view}: {source}")]
+pub(super) struct ApplyError {
+    /// Its place in history.
+    sequence: Sequence,
+    /// Its view.
+    view: ViewId,
+    /// What is wrong.
+    source: ArchiveError,
 }
 
 /// The registered views with their stores, and the buffers to merge rows in.
@@ -67,6 +54,9 @@ struct Target {
 impl Applier {
     /// Takes up the views of `registry`, and lets go of the stores of those it no longer has.
     pub(super) fn take_up(&mut self, registry: &Registry, stores: &Stores) {
+        for view in self.targets.keys().filter(|view| registry.view(**view).is_none()) {
+            stores.drop_view(*view);
+        }
         self.targets = registry
             .all_views()
             .map(|view| {
@@ -74,7 +64,6 @@ impl Applier {
                 (view.id, Target { view: view.clone(), store })
             })
             .collect();
-        stores.keep_only(|view| self.targets.contains_key(&view));
     }
 
     /// Merges one row into the state of its entity. `checked` rows were encoded by this process;
@@ -88,17 +77,22 @@ impl Applier {
         let Some(Target { view, store: Some(store) }) = self.targets.get(&row.view) else {
             return Ok(Applied::NotOnline);
         };
-        let archive = |source| ApplyError::Archive { sequence, view: row.view, source };
+        let archive = |source| ApplyError { sequence, view: row.view, source };
         let cells = RowRef::access(row.archive).map_err(archive)?;
         if !checked {
-            cells.check(&view.layout()).map_err(archive)?;
+            cells.check(view.layout()).map_err(archive)?;
         }
         let from = Origin { event_time: row.event_time, sequence };
         let encoder = &mut self.encoder;
-        let changed = store
-            .update(row.key, |old| encoder.merge(&view.layout(), old.map(state), cells, from))
-            .map_err(|source| ApplyError::Store { sequence, view: row.view, source })?;
+        let changed =
+            store.update(row.key, |old| encoder.merge(view.layout(), old.map(state), cells, from));
         Ok(if changed { Applied::Changed } else { Applied::Superseded })
+    }
+
+    /// Whether rows of `view` lie on disk.
+    pub(super) fn is_on_disk(&self, view: ViewId) -> bool {
+        let store = self.targets.get(&view).and_then(|target| target.store.as_ref());
+        matches!(store, Some(Store::Disk(..)))
     }
 
     /// How many rows of requests would be superseded if they were applied one after another, the
@@ -114,7 +108,7 @@ impl Applier {
             let Some(Target { view, store: Some(store) }) = self.targets.get(&row.view) else {
                 continue;
             };
-            let archive = |source| ApplyError::Archive { sequence, view: row.view, source };
+            let archive = |source| ApplyError { sequence, view: row.view, source };
             let cells = RowRef::access(row.archive).map_err(archive)?;
             let from = Origin { event_time: row.event_time, sequence };
             let entity = (row.view, row.key);
@@ -122,15 +116,11 @@ impl Applier {
             let old: Option<StateRef<'_>> = match ahead.get(&entity) {
                 Some(state_ahead) => Some(state(state_ahead)),
                 None => {
-                    stored = store.copy(row.key).map_err(|source| ApplyError::Store {
-                        sequence,
-                        view: row.view,
-                        source,
-                    })?;
+                    stored = store.copy(row.key);
                     stored.as_deref().map(state)
                 }
             };
-            match self.encoder.merge(&view.layout(), old, cells, from) {
+            match self.encoder.merge(view.layout(), old, cells, from) {
                 Some(merged) => {
                     ahead.insert(entity, merged);
                 }

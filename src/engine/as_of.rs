@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::archive::{Encoder, RowRef};
+use crate::engine::cold::slots_of_sources;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Batch, LookupPlan, answer_row, state};
 use crate::engine::shared::Shared;
@@ -58,12 +59,7 @@ pub(super) fn read(shared: &Shared, ask: AsOf) -> Result<AsOfAnswers, Problem> {
         upto = upto.min(shared.history.sequence_at(known_at).map_err(|error| damaged(&error))?);
     }
     let plan = &ask.plan.plan;
-    let wanted: Vec<Vec<Slot>> = (0..plan.sources.len())
-        .map(|source| {
-            let columns = plan.columns.iter().filter(|column| column.source == source);
-            columns.map(|column| column.slot).collect()
-        })
-        .collect();
+    let wanted = slots_of_sources(&ask.plan);
     let mut fold = Fold::new(&shared.history, upto)?;
     let mut states = Vec::with_capacity(ask.batch.rows() * plan.sources.len());
     for row in 0..ask.batch.rows() {

@@ -26,6 +26,11 @@ impl Deadline {
         self.allowed.saturating_sub(self.started.elapsed())
     }
 
+    /// What is left, as a span.
+    pub fn left(self) -> Span {
+        Span::from_std(self.remaining())
+    }
+
     /// Waits for `work`, at most until the deadline.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Lists the entities that have a row.
 //!
-//! It does not know features; it walks the online stores of an entity's views.
+//! It does not know features; it walks the rows of an entity's views.
 
 use std::collections::{BTreeSet, HashSet};
 
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
+use crate::engine::stores::Store;
 use crate::ids::EntityTypeId;
 use crate::metrics::Code;
 use crate::registry::model::EntityType;
@@ -66,6 +67,7 @@ pub(super) fn count(shared: &Shared, entity: EntityTypeId) -> Result<u64, Proble
     Ok(keys.len() as u64)
 }
 
+/// Every key that has a row: from the map, or from history for views whose rows lie on disk.
 fn each_key(
     shared: &Shared,
     entity: EntityTypeId,
@@ -73,9 +75,15 @@ fn each_key(
 ) -> Result<(), Problem> {
     let registry = shared.registry.load();
     for view in registry.all_views().filter(|view| view.entity == entity && view.online) {
-        shared.stores.of(view).each_key(&mut visit).map_err(|error| {
-            Problem::new(Code::Internal, format!("view {}: {error}", view.declared_name()))
-        })?;
+        match shared.stores.of(view) {
+            Store::Memory(map) => map.pin().iter().for_each(|(key, _)| visit(key)),
+            Store::Disk(..) => {
+                let history = shared.history.as_of(shared.visible()).map_err(|error| {
+                    Problem::new(Code::Internal, format!("history cannot be read: {error}"))
+                })?;
+                history.each_key(view.id, &mut visit);
+            }
+        }
     }
     Ok(())
 }

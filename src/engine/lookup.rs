@@ -31,7 +31,7 @@ impl LookupPlan {
 
     /// Whether a view of it lies on disk, so that `fetch_cold` has to run first.
     pub fn has_disk_tier(&self) -> bool {
-        false
+        self.stores.iter().any(|store| matches!(store, Store::Disk(..)))
     }
 }
 
@@ -110,6 +110,7 @@ pub(super) fn answer(
         .iter()
         .map(|store| match store {
             Store::Memory(map) => Some(map.pin()),
+            Store::Disk(..) => None,
         })
         .collect();
     let mut states: Vec<Option<StateRef<'_>>> = Vec::with_capacity(pinned.len());

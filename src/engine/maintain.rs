@@ -1,25 +1,33 @@
-//! Work beside the requests: copies the online map to the checkpoint every so often.
+//! Work beside the requests: copies the online map to the checkpoint every so often, moves rows of
+//! the disk tier out of memory, and rebuilds that tier after a loss.
 //!
-//! It does not know how a checkpoint is stored; it decides when one is made and what it covers.
+//! It does not know how a checkpoint or the tier is stored; it decides when something is done.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use tokio::sync::oneshot;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::error::Problem;
 use crate::engine::queue::{Job, Queue, stopped};
 use crate::engine::shared::Shared;
+use crate::engine::stores::SharedTier;
+use crate::history::ReadError;
+use crate::history::record::Record;
 use crate::ids::Sequence;
 use crate::time::{Span, Stopwatch};
 
-/// The checkpoint thread.
+/// How often rows of the disk tier are moved out of memory.
+const MOVE_EVERY: Duration = Duration::from_millis(200);
+
+/// The threads beside the writer.
 pub(super) struct Maintenance {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
+    threads: Vec<(Sender<()>, JoinHandle<()>)>,
 }
 
 struct Checkpointer {
@@ -48,27 +56,103 @@ impl Maintenance {
         covered: Sequence,
         interval: Span,
     ) -> io::Result<Self> {
-        let (stop, stopped) = bounded(1);
+        let mover = shared.clone();
         let mut checkpointer = Checkpointer { shared, queue, checkpoints, covered };
-        let thread = thread::Builder::new()
-            .name("larder-checkpoint".to_owned())
-            .spawn(move || checkpointer.run(interval, &stopped))?;
-        Ok(Self { stop, thread })
+        let threads = vec![
+            spawn("larder-mover", move |stop| move_rows(&mover, stop))?,
+            spawn("larder-checkpoint", move |stop| checkpointer.run(interval, stop))?,
+        ];
+        Ok(Self { threads })
     }
 
-    /// Makes a last checkpoint and ends.
+    /// Moves what waits, makes a last checkpoint and ends.
     pub(super) fn stop(self) {
-        // The thread may have ended by itself; then there is nothing to stop.
-        let _ = self.stop.send(());
-        let _ = self.thread.join();
+        for (stop, thread) in self.threads {
+            // A thread may have ended by itself; then there is nothing to stop.
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
     }
+}
+
+fn spawn(
+    name: &str,
+    work: impl FnOnce(&Receiver<()>) + Send + 'static,
+) -> io::Result<(Sender<()>, JoinHandle<()>)> {
+    let (stop, stopped) = bounded(1);
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if let Err(error) = rustix::process::nice(10) {
+            tracing::debug!(%error, "a maintenance thread keeps its normal priority");
+        }
+        work(&stopped);
+    })?;
+    Ok((stop, thread))
+}
+
+/// Keeps the overlay of the disk tier small, and rebuilds the tier where it failed.
+fn move_rows(shared: &Shared, stop: &Receiver<()>) {
+    loop {
+        let stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
+        if let Some(tier) = shared.stores.tier() {
+            if tier.is_broken() && !stopping {
+                rebuild(shared, tier);
+            }
+            while tier.move_some(|| shared.history.durable()) > 0 {}
+        }
+        if stopping {
+            return;
+        }
+    }
+}
+
+/// Empties the tier and puts every row of history again, beside the writer, which puts new ones.
+fn rebuild(shared: &Shared, tier: &SharedTier) {
+    let watch = Stopwatch::start();
+    tier.start_rebuild();
+    if tier.is_broken() {
+        return;
+    }
+    let registry = shared.registry.load_full();
+    let mut applier = Applier::default();
+    applier.take_up(&registry, &shared.stores);
+    let replayed = shared.history.replay::<RebuildError>(Sequence::ZERO, |frame| {
+        let unreadable = |error| ReadError::from(frame.unreadable(&error));
+        for request in frame.requests().map_err(unreadable)? {
+            for record in request.map_err(unreadable)?.records() {
+                if let (sequence, Record::Row(row)) = record.map_err(unreadable)?
+                    && applier.is_on_disk(row.view)
+                {
+                    applier.apply(&row, sequence, false)?;
+                }
+            }
+        }
+        tier.relieve(|| shared.history.durable());
+        Ok(())
+    });
+    match replayed {
+        Ok(()) if !tier.is_broken() => {
+            tier.tier.finish_rebuild();
+            let took_ms = watch.elapsed().as_millis() as u64;
+            tracing::info!(took_ms, "the disk tier is rebuilt");
+        }
+        Ok(()) => {}
+        Err(error) => {
+            tracing::error!(%error, "the disk tier cannot be rebuilt; history goes on answering");
+        }
+    }
+}
+
+/// Why the disk tier cannot be rebuilt.
+#[derive(Debug, thiserror::Error)]
+enum RebuildError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Row(#[from] ApplyError),
 }
 
 impl Checkpointer {
     fn run(&mut self, interval: Span, stop: &Receiver<()>) {
-        if let Err(error) = rustix::process::nice(10) {
-            tracing::debug!(%error, "the checkpoint thread keeps its normal priority");
-        }
         loop {
             let stopping = match stop.recv_timeout(interval.to_std()) {
                 Err(RecvTimeoutError::Timeout) => false,

@@ -11,6 +11,8 @@ mod pool;
 
 mod stores;
 
+mod tier;
+
 mod shared;
 
 pub mod writes;
@@ -57,7 +59,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::disk::DiskFile;
 use crate::engine::as_of::{AsOf, AsOfAnswers};
-use crate::engine::cold::ColdStates;
+use crate::engine::cold::{ColdStates, Fetch};
 use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
@@ -86,6 +88,8 @@ pub use crate::engine::listing::EntityPage;
 const PLANS_KEPT: usize = 4096;
 /// Threads for as-of reads, listings and loads.
 const READ_THREADS: usize = 2;
+/// Threads that read the disk tier.
+const COLD_THREADS: usize = 4;
 /// As-of reads and listings that may wait for a thread.
 const READS_WAITING: usize = 256;
 
@@ -95,6 +99,8 @@ pub struct Engine {
     queue: Arc<Queue>,
     plans: Plans,
     reads: Pool,
+    cold_reads: Pool,
+    patience: Span,
     loads: Arc<Semaphore>,
     spools: Spools,
     running: Mutex<Option<Running>>,
@@ -123,6 +129,7 @@ impl Engine {
         queue: Arc<Queue>,
         running: Running,
         spools: Spools,
+        patience: Span,
         recovered: Span,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -130,6 +137,8 @@ impl Engine {
             queue,
             plans: Plans::new(PLANS_KEPT),
             reads: Pool::start("larder-read", READ_THREADS, READS_WAITING),
+            cold_reads: Pool::start("larder-cold", COLD_THREADS, READS_WAITING),
+            patience,
             loads: Arc::new(Semaphore::new(1)),
             spools,
             running: Mutex::new(Some(running)),
@@ -194,17 +203,29 @@ impl Engine {
         Ok(plan)
     }
 
-    /// Fetches the rows a plan needs from disk-tier views.
-    ///
-    /// # Errors
-    /// `DEADLINE_EXCEEDED`.
+    /// Fetches the rows a plan needs from disk-tier views; needed only where it has one.
     pub async fn fetch_cold(
         &self,
-        _plan: &Arc<LookupPlan>,
-        _batch: &Arc<Batch>,
-        _deadline: Deadline,
-    ) -> Result<ColdStates, Problem> {
-        Ok(ColdStates::none())
+        plan: &Arc<LookupPlan>,
+        batch: &Arc<Batch>,
+        deadline: Deadline,
+    ) -> ColdStates {
+        let fetch = Fetch {
+            shared: &self.shared,
+            cold_reads: &self.cold_reads,
+            history_reads: &self.reads,
+            patience: self.patience,
+            deadline,
+        };
+        fetch.run(plan, batch).await
+    }
+
+    /// Drops the cached copies of an entity's rows that lie on disk; never data. Returns how many.
+    pub fn invalidate(&self, entity: EntityTypeId, key: &[u8]) -> u64 {
+        let Some(tier) = self.shared.stores.tier() else { return 0 };
+        let registry = self.shared.registry.load();
+        let views = registry.all_views().filter(|view| view.entity == entity);
+        views.map(|view| u64::from(tier.tier.invalidate(view.id, key))).sum()
     }
 
     /// Answers every row of `batch` as of `now`, row by row, columns in the plan's order. Reads

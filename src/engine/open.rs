@@ -17,6 +17,7 @@ use crate::engine::queue;
 use crate::engine::shared::{Parts, Shared};
 use crate::engine::spool::Spools;
 use crate::engine::stores::{Store, Stores};
+use crate::engine::tier::{self, TierPlace};
 use crate::engine::write::{Writer, decode_source};
 use crate::engine::writes::Durability;
 use crate::engine::{Engine, Running};
@@ -27,6 +28,7 @@ use crate::history::{self, History, ReadError};
 use crate::ids::{Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, WritesState};
+use crate::online::TierLimits;
 use crate::registry::Registry;
 use crate::registry::record::{self as control_record, decode_change};
 use crate::time::{ArrivalTime, Clock, Span, Stopwatch};
@@ -44,6 +46,10 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How often the online map is copied to the checkpoint.
     pub checkpoint_interval: Span,
+    /// Memory of the disk tier, in bytes.
+    pub tier_limits: TierLimits,
+    /// How long a lookup waits for the disk tier before history answers.
+    pub read_deadline: Span,
     /// Accept writes although the clock stands before the last arrival.
     pub accept_clock: bool,
     /// Everything's bounds.
@@ -121,12 +127,20 @@ pub fn open(
     report_cut(&opened);
     let spools = Spools::open(disk.clone(), options.data_dir.join("spool"))?;
     let checkpoints: Arc<dyn Checkpoint> =
-        Arc::new(SledCheckpoint::new(disk, options.data_dir.join("checkpoint")));
-    let mut recovery = Recovery::begin(&opened)?;
+        Arc::new(SledCheckpoint::new(disk.clone(), options.data_dir.join("checkpoint")));
+    let place = TierPlace {
+        disk,
+        directory: options.data_dir.join("disk"),
+        store: opened.store,
+        history_end: opened.last_sequence,
+        limits: options.tier_limits,
+    };
+    let stores = Stores::new(tier::opener(place));
+    let mut recovery = Recovery::begin(&opened, stores)?;
     let covered = recovery.load_checkpoint(checkpoints.as_ref(), &opened, &metrics);
     recovery.replay(&opened.reader, covered, &metrics)?;
 
-    let Recovery { stores, control, mut applier, covers: _, rows: _ } = recovery;
+    let Recovery { stores, control, mut applier, .. } = recovery;
     applier.take_up(&control.registry, &stores);
     let last_arrival = opened.last_arrival.unwrap_or(ArrivalTime::MIN);
     let shared = Arc::new(Shared::new(Parts {
@@ -171,7 +185,7 @@ pub fn open(
     let elapsed = Span::from_std(watch.elapsed());
     metrics.recovery_time.set_span(elapsed);
     let running = Running { writer, maintenance };
-    Ok(Engine::assemble(shared, queue, running, spools, elapsed))
+    Ok(Engine::assemble(shared, queue, running, spools, options.read_deadline, elapsed))
 }
 
 fn report_cut(opened: &Opened) {
@@ -192,19 +206,20 @@ struct Recovery {
     /// The last sequence whose control records are in `control`.
     covers: Sequence,
     applier: Applier,
+    /// The last sequence whose rows the disk tier holds, once there is one.
+    moved: Option<Sequence>,
     rows: u64,
 }
 
 impl Recovery {
-    fn begin(opened: &Opened) -> Result<Self, OpenError> {
+    fn begin(opened: &Opened, stores: Stores) -> Result<Self, OpenError> {
         let (control, covers) = match &opened.control {
             Some(snapshot) => (control::decode(&snapshot.bytes)?, snapshot.covers),
             None => (Control::default(), Sequence::ZERO),
         };
-        let stores = Stores::default();
         let mut applier = Applier::default();
         applier.take_up(&control.registry, &stores);
-        Ok(Self { stores, control, covers, applier, rows: 0 })
+        Ok(Self { stores, control, covers, applier, moved: None, rows: 0 })
     }
 
     /// Fills the map from the newest checkpoint that is whole; returns the sequence it covers.
@@ -244,7 +259,25 @@ impl Recovery {
         metrics: &Metrics,
     ) -> Result<(), OpenError> {
         let watch = Stopwatch::start();
-        history.replay(covered, |frame| self.frame(frame, covered))?;
+        let mut from = covered;
+        if let Some(tier) = self.stores.tier() {
+            let moved = tier.tier.moved();
+            if moved == Sequence::ZERO && history.written() > Sequence::ZERO {
+                // Putting every row again would keep the doors closed: it is done beside them.
+                tier.broke("it is empty or was set aside");
+                self.moved = Some(Sequence::MAX);
+            } else {
+                self.moved = Some(moved);
+                from = from.min(moved);
+            }
+        }
+        history.replay(from, |frame| {
+            self.frame(frame, covered)?;
+            if let Some(tier) = self.stores.tier() {
+                tier.relieve(|| history.durable());
+            }
+            Ok::<(), OpenError>(())
+        })?;
         metrics.recovery_history_time.set_span(Span::from_std(watch.elapsed()));
         metrics.recovery_history_rows.set(self.rows);
         Ok(())
@@ -256,11 +289,16 @@ impl Recovery {
             let request = request.map_err(unreadable)?;
             for record in request.records() {
                 match record.map_err(unreadable)? {
-                    (sequence, Record::Row(row)) if sequence > covered => {
-                        self.applier.apply(&row, sequence, false)?;
-                        self.rows += 1;
+                    (sequence, Record::Row(row)) => {
+                        let covered = match self.applier.is_on_disk(row.view) {
+                            true => self.moved(),
+                            false => covered,
+                        };
+                        if sequence > covered {
+                            self.applier.apply(&row, sequence, false)?;
+                            self.rows += 1;
+                        }
                     }
-                    (_, Record::Row(_)) => {}
                     (sequence, Record::Control(bytes)) if sequence > self.covers => {
                         self.change(sequence, bytes)?;
                     }
@@ -272,6 +310,13 @@ impl Recovery {
             }
         }
         Ok(())
+    }
+
+    /// The first view with rows on disk may come with the replay itself.
+    fn moved(&mut self) -> Sequence {
+        let stores = &self.stores;
+        let moved = || stores.tier().map_or(Sequence::MAX, |tier| tier.tier.moved());
+        *self.moved.get_or_insert_with(moved)
     }
 
     fn change(&mut self, sequence: Sequence, bytes: &[u8]) -> Result<(), OpenError> {
@@ -319,6 +364,7 @@ impl Sink for MapSink<'_> {
             .map_err(|error| error.to_string())?;
         match self.stores.of(view) {
             Store::Memory(map) => map.pin().put(key, state),
+            Store::Disk(..) => return Err("a row of the disk tier".to_owned()),
         }
         Ok(())
     }

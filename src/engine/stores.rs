@@ -2,47 +2,82 @@
 //!
 //! It does not know what a state says.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::ids::ViewId;
-use crate::online::{Online, ViewMap};
+use crate::archive::StateRef;
+use crate::ids::{Sequence, ViewId};
+use crate::online::{DiskTier, HotRead, Online, Room, ViewMap};
 use crate::registry::model::{Tier, View};
+
+/// Rows moved to the disk tier's store in one go.
+const MOVE_ROWS: usize = 4096;
+
+/// Opens the disk tier, the first time a view asks for it.
+pub(super) type OpenTier = Box<dyn Fn() -> DiskTier + Send + Sync>;
+
+/// The stores of all views.
+pub(super) struct Stores {
+    pub(super) online: Online,
+    tier: OnceLock<Arc<SharedTier>>,
+    open_tier: OpenTier,
+}
+
+/// The disk tier, with what the engine needs to know beside it.
+pub(super) struct SharedTier {
+    pub(super) tier: DiskTier,
+    /// Held while a state is read, merged and put back: the writer and a rebuild both do that.
+    updates: Mutex<()>,
+    /// Something went wrong; the maintenance thread empties it and puts every row again.
+    broken: AtomicBool,
+}
 
 /// The store of one view.
 #[derive(Clone)]
 pub(super) enum Store {
     /// Every row in memory.
     Memory(Arc<ViewMap>),
-}
-
-/// A store that could not be read or written.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub(super) enum StoreError {}
-
-/// The stores of all views.
-#[derive(Default)]
-pub(super) struct Stores {
-    pub(super) online: Online,
+    /// Rows on disk, the hot ones in memory.
+    Disk(Arc<SharedTier>, ViewId),
 }
 
 impl Stores {
+    /// Empty stores; `open_tier` is called if a view has its rows on disk.
+    pub(super) fn new(open_tier: OpenTier) -> Self {
+        Self { online: Online::default(), tier: OnceLock::new(), open_tier }
+    }
+
     /// The store of `view`, created empty if there is none yet.
     pub(super) fn of(&self, view: &View) -> Store {
         match view.tier {
-            Tier::Memory | Tier::Disk => Store::Memory(self.online.view(view.id)),
-        }
-    }
-
-    /// Lets go of every view that is not wanted.
-    pub(super) fn keep_only(&self, wanted: impl Fn(ViewId) -> bool) {
-        for (view, _) in self.online.views() {
-            if !wanted(view) {
-                self.online.drop_view(view);
+            Tier::Memory => Store::Memory(self.online.view(view.id)),
+            Tier::Disk => {
+                let open = || {
+                    let tier = (self.open_tier)();
+                    let broken = AtomicBool::new(false);
+                    Arc::new(SharedTier { tier, updates: Mutex::new(()), broken })
+                };
+                Store::Disk(self.tier.get_or_init(open).clone(), view.id)
             }
         }
     }
 
-    /// Rows per view.
+    /// The disk tier, if a view has its rows there.
+    pub(super) fn tier(&self) -> Option<&Arc<SharedTier>> {
+        self.tier.get()
+    }
+
+    /// Lets go of a view.
+    pub(super) fn drop_view(&self, view: ViewId) {
+        self.online.drop_view(view);
+        if let Some(tier) = self.tier()
+            && let Err(error) = tier.tier.drop_view(view)
+        {
+            tier.broke(&error.to_string());
+        }
+    }
+
+    /// Rows per view that is held in memory.
     pub(super) fn rows(&self) -> Vec<(ViewId, u64)> {
         self.online.views().into_iter().map(|(view, map)| (view, map.len() as u64)).collect()
     }
@@ -50,12 +85,12 @@ impl Stores {
 
 impl Store {
     /// Replaces the state of `key` by what `change` makes of it; none changes nothing. Returns
-    /// whether it did.
+    /// whether it did. A disk tier that fails is rebuilt from history, which has the row already.
     pub(super) fn update(
         &self,
         key: &[u8],
         change: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>,
-    ) -> Result<bool, StoreError> {
+    ) -> bool {
         match self {
             Self::Memory(map) => {
                 let map = map.pin();
@@ -63,23 +98,103 @@ impl Store {
                 if let Some(state) = &changed {
                     map.put(key, state);
                 }
-                Ok(changed.is_some())
+                changed.is_some()
+            }
+            Self::Disk(tier, view) => tier.update(*view, key, change),
+        }
+    }
+
+    /// A copy of the state of `key`, as far as it can be read.
+    pub(super) fn copy(&self, key: &[u8]) -> Option<Vec<u8>> {
+        match self {
+            Self::Memory(map) => map.pin().get(key).map(<[u8]>::to_vec),
+            Self::Disk(tier, view) => match tier.tier.get_for_write(*view, key) {
+                Ok(state) => state.map(|state| state.to_vec()),
+                Err(error) => {
+                    tier.broke(&error.to_string());
+                    None
+                }
+            },
+        }
+    }
+}
+
+impl SharedTier {
+    fn update(
+        &self,
+        view: ViewId,
+        key: &[u8],
+        change: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>,
+    ) -> bool {
+        let _held = self.lock();
+        let old = match self.tier.get_for_write(view, key) {
+            Ok(old) => old,
+            Err(error) => {
+                self.broke(&error.to_string());
+                return true;
+            }
+        };
+        let Some(state) = change(old.as_deref()) else { return false };
+        let sequence = StateRef::access(&state).map_or(Sequence::ZERO, StateRef::sequence);
+        // Room is made between groups, where everything applied is known to be in history.
+        let (Room::Left | Room::Full) = self.tier.put(view, key, sequence, &state);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.updates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads without the disk.
+    pub(super) fn get_hot(&self, view: ViewId, key: &[u8]) -> HotRead {
+        match self.is_broken() {
+            true => HotRead::Rebuilding,
+            false => self.tier.get_hot(view, key),
+        }
+    }
+
+    /// Moves rows to the disk while more wait than may. `durable` is the last sequence history
+    /// holds durably.
+    pub(super) fn relieve(&self, durable: impl Fn() -> Sequence) {
+        while self.tier.is_over() && self.move_some(&durable) > 0 {}
+    }
+
+    /// Moves the rows that waited longest; returns how many.
+    pub(super) fn move_some(&self, durable: impl Fn() -> Sequence) -> usize {
+        if self.is_broken() {
+            return 0;
+        }
+        match self.tier.move_some(MOVE_ROWS, |highest| highest <= durable()) {
+            Ok(moved) => moved.rows,
+            Err(error) => {
+                self.broke(&error.to_string());
+                0
             }
         }
     }
 
-    /// A copy of the state of `key`.
-    pub(super) fn copy(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self {
-            Self::Memory(map) => Ok(map.pin().get(key).map(<[u8]>::to_vec)),
+    /// From now on history answers, until the tier is rebuilt.
+    pub(super) fn broke(&self, reason: &str) {
+        if !self.broken.swap(true, Ordering::SeqCst) {
+            tracing::error!(
+                reason,
+                "the disk tier failed and is rebuilt; history answers meanwhile"
+            );
         }
     }
 
-    /// Gives every key that has a state.
-    pub(super) fn each_key(&self, visit: &mut impl FnMut(&[u8])) -> Result<(), StoreError> {
-        match self {
-            Self::Memory(map) => map.pin().iter().for_each(|(key, _)| visit(key)),
+    /// Whether it waits to be rebuilt.
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::SeqCst)
+    }
+
+    /// Empties it; every row has to be put again. History answers until `finish_rebuild`.
+    pub(super) fn start_rebuild(&self) {
+        let _held = self.lock();
+        if let Err(error) = self.tier.start_rebuild() {
+            tracing::error!(%error, "the disk tier cannot be emptied; history goes on answering");
+            return;
         }
-        Ok(())
+        self.broken.store(false, Ordering::SeqCst);
     }
 }

@@ -18,6 +18,7 @@ use crate::engine::{Engine, Idempotency};
 use crate::ids::ProjectId;
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics};
+use crate::online::TierLimits;
 use crate::recency::Status;
 use crate::registry::definitions::Definitions;
 use crate::registry::plan::{Ask, What};
@@ -54,6 +55,8 @@ fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engi
         sync_interval: Span::from_seconds(1),
         segment_bytes: 64 << 10,
         checkpoint_interval: Span::from_seconds(3600),
+        tier_limits: TierLimits { overlay: 1 << 20, cache: 1 << 20 },
+        read_deadline: Span::from_seconds(5),
         accept_clock: false,
         limits: Limits::default(),
     };
@@ -130,6 +133,27 @@ impl Store {
         answers
     }
 
+    /// As [`Self::now`], by the way of the disk tier; also whether something failed on it.
+    async fn now_on_disk(&self, user: &str) -> (Vec<(Status, Option<Value>)>, Option<String>) {
+        let engine = self.engine();
+        let ask = Ask {
+            entity_type: Some("user"),
+            what: What::Features(FEATURES.to_vec()),
+            purpose: Purpose::Online,
+        };
+        let plan = engine.plan(PROJECT, &ask).unwrap();
+        assert!(plan.has_disk_tier());
+        let mut batch = Batch::new(1);
+        batch.push_row(&[&user_key(user)]);
+        let batch = Arc::new(batch);
+        let cold = engine.fetch_cold(&plan, &batch, Deadline::after(Span::from_seconds(30))).await;
+        let mut answers = Vec::new();
+        let outcome = engine.answer(&plan, &batch, &cold, engine.now(), |_, _, answer| {
+            answers.push((answer.status, answer.value.map(|value| value.to_owned())));
+        });
+        (answers, outcome.fallback)
+    }
+
     async fn then(&self, user: &str, seconds: i64) -> Vec<(Status, Option<Value>)> {
         let ask = Ask {
             entity_type: Some("user"),
@@ -199,6 +223,47 @@ async fn writes_are_looked_up_and_survive_restarts() {
     assert_eq!(then, [present(Value::Int32(29)), unknown(Status::NotFound)]);
     let then = store.then("u1", 89).await;
     assert_eq!(then, [(Status::NotFound, None), unknown(Status::NotFound)]);
+}
+
+#[tokio::test]
+async fn rows_on_disk_survive_the_loss_of_the_tier() {
+    let mut store = Store::new();
+    let on_disk = DEFINITIONS.replace("ttl = \"10s\"", "ttl = \"10s\"\ntier = \"disk\"");
+    let definitions = Definitions::parse_toml("test", &on_disk).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    for n in 0..200 {
+        let user = format!("u{n}");
+        store.push(&[(&user, Some(95), age(n), country("AE"))]).await.unwrap();
+        let late = store.push(&[(&user, Some(94), age(-1), Cell::Null)]).await.unwrap();
+        assert_eq!(late.superseded, 1);
+    }
+    let expected = |n: i32| vec![present(Value::Int32(n)), present(Value::String("AE".into()))];
+    for restart in 0..3 {
+        for n in 0..200 {
+            let (answers, fallback) = store.now_on_disk(&format!("u{n}")).await;
+            assert_eq!((answers, fallback), (expected(n), None), "restart {restart}");
+        }
+        store.restart(restart == 1);
+    }
+    store.engine.take().unwrap().close();
+    std::fs::remove_dir_all(store.directory.path().join("disk")).unwrap();
+    store.engine = Some(open_at(store.directory.path(), &store.clock, Durability::Sync));
+    let mut fell_back = 0;
+    let waited = crate::time::Stopwatch::start();
+    loop {
+        let (answers, fallback) = store.now_on_disk("u7").await;
+        assert_eq!(answers, expected(7));
+        match fallback {
+            Some(_) => fell_back += 1,
+            None => break,
+        }
+        assert!(waited.elapsed().as_secs() < 60, "the tier was never rebuilt");
+        store.push(&[("u7", Some(93), age(-2), Cell::Null)]).await.unwrap();
+    }
+    assert!(fell_back > 0, "history never answered for the lost tier");
+    for n in 0..200 {
+        assert_eq!(store.now_on_disk(&format!("u{n}")).await, (expected(n), None));
+    }
 }
 
 #[tokio::test]

@@ -171,6 +171,7 @@ impl Writer {
         match self.append_and_sync(&mut group, arrival) {
             Ok(last) => {
                 let applied = self.apply(&mut group);
+                self.make_room_in_the_tier(last);
                 self.shared.advance(last, arrival);
                 match applied {
                     Ok(()) => self.acknowledge(group, arrival),
@@ -399,6 +400,16 @@ impl Writer {
             for reply in pending.repeats.into_iter().chain([pending.job.reply]) {
                 let _ = reply.send(Ok(accepted));
             }
+        }
+    }
+
+    /// Tells the disk tier how far it is, and moves rows to its disk where too many wait.
+    fn make_room_in_the_tier(&mut self, last: Sequence) {
+        let shared = self.shared.clone();
+        let Some(tier) = shared.stores.tier() else { return };
+        tier.tier.applied(last);
+        if tier.tier.is_over() && self.sync(0).is_ok() {
+            tier.relieve(|| shared.history.durable());
         }
     }
 

@@ -28,6 +28,9 @@ pub enum Durability {
 }
 
 impl Durability {
+    /// Every mode, the strongest first.
+    pub const ALL: [Self; 3] = [Self::Sync, Self::Interval, Self::Os];
+
     /// The name in the configuration and in answers.
     pub const fn as_str(self) -> &'static str {
         match self {

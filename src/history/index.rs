@@ -193,6 +193,14 @@ impl AsOf<'_> {
         }
     }
 
+    /// Shows `visit` every key of a view that has a row.
+    pub fn each_key(&self, view: ViewId, mut visit: impl FnMut(&[u8])) {
+        let index = self.history.read_index();
+        if let Some(keys) = index.views.get(&view) {
+            keys.keys().for_each(|key| visit(key));
+        }
+    }
+
     /// Adds up to [`BATCH`] rows below `below` to `batch`, the newest first.
     fn find(&self, view: ViewId, key: &[u8], below: (EventTime, Sequence), batch: &mut Vec<Found>) {
         let index = self.history.read_index();

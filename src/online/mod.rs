@@ -5,16 +5,29 @@
 //!
 //! A view lives either in memory ([`ViewMap`]) or, with `tier = "disk"`, in a [`DiskTier`].
 
+mod cold;
+
+mod disk_tier;
+
+mod overlay;
+
 mod row;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
-use papaya::{HashMap, HashMapRef, LocalGuard};
+use papaya::{Guard, HashMap, HashMapRef, LocalGuard};
 
 use crate::ids::ViewId;
 use row::Row;
+
+pub use cold::{ColdError, ColdRow, ColdStore};
+pub use disk_tier::{DiskTier, HotRead, Moved, Room, Source, TierLimits, TierState};
+
+/// New rows after which a map hands back what it outgrew. Else papaya's former tables, together as
+/// large as the current one, wait until some rows are replaced.
+const ROWS_BETWEEN_FLUSHES: usize = 4096;
 
 /// The views held in memory.
 #[derive(Default)]
@@ -122,7 +135,9 @@ impl Pinned<'_> {
         let before = self.rows.get_key_value(key).map_or(0, |(row, ())| row.bytes());
         self.bytes.fetch_add(row.bytes() as u64, Ordering::Relaxed);
         self.bytes.fetch_sub(before as u64, Ordering::Relaxed);
-        self.rows.insert(row, ());
+        if self.rows.insert(row, ()).is_none() && self.rows.len() % ROWS_BETWEEN_FLUSHES == 0 {
+            self.rows.map().guard().flush();
+        }
     }
 
     /// Forgets `key`. Returns whether it was there.

@@ -1,0 +1,222 @@
+//! Reads bodies within their limits, and JSON within its own, saying exactly what is wrong.
+//!
+//! It does not know what a body is for.
+
+use axum::body::Body;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_LENGTH;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use serde::Deserialize;
+
+use crate::engine::error::Problem;
+use crate::limits::{self, Limits};
+use crate::metrics::Code;
+use crate::registry::nearest::hint;
+use crate::value::json::shorten;
+
+/// Memory set aside at once for a body that says how long it is, in bytes.
+const TRUSTED_LENGTH: usize = 64 << 10;
+
+/// Reads a whole body.
+///
+/// # Errors
+/// `LIMIT_EXCEEDED` past `limits.body_bytes`, at once where the length is declared;
+/// `MALFORMED_REQUEST` where it does not arrive within `limits.body_timeout`.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limits: &Limits,
+) -> Result<Bytes, Problem> {
+    let limit = limits.body_bytes;
+    let declared = declared_length(headers);
+    if let Some(declared) = declared
+        && declared > limit as u64
+    {
+        return Err(too_long(&declared.to_string(), limit));
+    }
+    let capacity = usize::try_from(declared.unwrap_or(0)).unwrap_or(0).min(TRUSTED_LENGTH);
+    let reading = collect(body, capacity, limit);
+    match tokio::time::timeout(limits.body_timeout.to_std(), reading).await {
+        Ok(read) => read,
+        Err(_) => Err(late(limits)),
+    }
+}
+
+/// A body that did not arrive in time.
+pub(super) fn late(limits: &Limits) -> Problem {
+    let detail = format!(
+        "the body did not arrive within {}, the limit limits.body_timeout",
+        limits.body_timeout
+    );
+    malformed(detail)
+}
+
+/// What `Content-Length` says.
+pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+async fn collect(mut body: Body, capacity: usize, limit: usize) -> Result<Bytes, Problem> {
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| malformed(format!("the body broke off: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.len() + all.len() + data.len() > limit {
+            return Err(too_long(&format!("more than {limit}"), limit));
+        }
+        if all.is_empty() && first.is_empty() {
+            // Most bodies come in one piece, which then need not be copied.
+            first = data;
+            continue;
+        }
+        if all.is_empty() {
+            all.reserve(capacity.max(first.len() + data.len()));
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&data);
+    }
+    Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+fn too_long(found: &str, limit: usize) -> Problem {
+    let detail = format!("the body has {found} bytes, the limit limits.body_bytes is {limit}");
+    Problem::new(Code::LimitExceeded, detail)
+}
+
+/// A request that cannot be read.
+pub(super) fn malformed(detail: impl Into<String>) -> Problem {
+    Problem::new(Code::MalformedRequest, detail)
+}
+
+/// Reads a JSON body.
+///
+/// # Errors
+/// `MALFORMED_REQUEST`: not UTF-8, nested deeper than [`limits::JSON_DEPTH`], not JSON, or with
+/// fields that are missing, unknown, repeated or of another type.
+pub(super) fn json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        malformed(format!("the body is not UTF-8: byte {} is invalid", error.valid_up_to()))
+    })?;
+    if text.trim_start().is_empty() {
+        return Err(malformed("the body is empty; send a JSON object"));
+    }
+    check_depth(body)?;
+    serde_json::from_str(text).map_err(|error| malformed(explain(&error, text)))
+}
+
+/// Refuses JSON that is nested too deeply, before anything recurses into it.
+fn check_depth(body: &[u8]) -> Result<(), Problem> {
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in body {
+        if in_string {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = false,
+                _ => {}
+            }
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limits::JSON_DEPTH {
+            let limit = limits::JSON_DEPTH;
+            return Err(malformed(format!("the JSON is nested deeper than {limit} levels")));
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with the JSON, in words that help.
+fn explain(error: &serde_json::Error, text: &str) -> String {
+    let (line, column) = (error.line(), error.column());
+    let line_start: usize =
+        text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let at = (line_start + column.saturating_sub(1)).min(text.len());
+    if error.is_syntax() && is_no_number(text.as_bytes(), at) {
+        let message = "NaN and Infinity are not JSON; send null";
+        return format!("{message} (line {line} column {column})");
+    }
+    let said = error.to_string();
+    let Some((_, rest)) = said.split_once("unknown field `") else {
+        return format!("the body cannot be read: {said}");
+    };
+    let mut names = rest.split('`');
+    let field = names.next().unwrap_or_default();
+    // What remains alternates between commas and the names serde expected.
+    let known = names.enumerate().filter(|(index, _)| index % 2 == 1).map(|(_, name)| name);
+    let hint = hint(field, known);
+    format!("unknown field \"{}\"{hint} (line {line} column {column})", shorten(field))
+}
+
+/// Whether `NaN` or `Infinity` stands where the JSON ends to be JSON.
+fn is_no_number(text: &[u8], at: usize) -> bool {
+    (at.saturating_sub(2)..=at).any(|from| {
+        let rest = text.get(from..).unwrap_or_default();
+        [b"NaN".as_slice(), b"nan", b"Infinity", b"inf"].iter().any(|word| rest.starts_with(word))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[serde(rename = "entity_type")]
+        _entity_type: String,
+        #[serde(rename = "feature_names")]
+        _feature_names: Option<serde_json::Value>,
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let check = |body: &[u8], expected: &str| {
+            let problem = json::<Sample>(body).unwrap_err();
+            assert_eq!(problem.code, Code::MalformedRequest);
+            assert!(problem.detail.contains(expected), "{}", problem.detail);
+        };
+        check(b"", "the body is empty");
+        check(b"  \n", "the body is empty");
+        check(b"{\"entity_type\":\"\xff\"}", "not UTF-8: byte 16 is invalid");
+        check(b"{\"entity_type\":\"u\",\"feature_name\":1}", "did you mean \"feature_names\"?");
+        check(b"{\"entity_type\":\"u\",\"entity_type\":\"u\"}", "duplicate field `entity_type`");
+        check(b"{\"entity_type\":NaN}", "NaN and Infinity are not JSON; send null");
+        check(b"{\"feature_names\":[-Infinity]}", "NaN and Infinity are not JSON; send null");
+        check(b"{\n\"feature_names\":[1,\nNaN]}", "send null (line 3");
+        check(b"{\"entity_type\":5}", "invalid type: integer `5`, expected a string");
+        check(b"{", "EOF while parsing");
+        check(b"[1]", "cannot be read");
+        check(b"{\"entity_type\":\"u\"}x", "trailing characters");
+        check("[".repeat(10_000).as_bytes(), "nested deeper than 64 levels");
+    }
+
+    #[test]
+    fn brackets_in_strings_do_not_nest() {
+        let deep = format!("{{\"entity_type\":\"{}\\\"[\"}}", "[".repeat(100));
+        assert!(json::<Sample>(deep.as_bytes()).is_ok());
+        let at_limit = format!("{}{}", "[".repeat(64), "]".repeat(64));
+        assert!(check_depth(at_limit.as_bytes()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn bodies_end_at_their_limit() {
+        let limits = Limits { body_bytes: 4, ..Limits::default() };
+        let headers = HeaderMap::new();
+        assert_eq!(read(&headers, Body::from("1234"), &limits).await.unwrap(), "1234");
+        let problem = read(&headers, Body::from("12345"), &limits).await.unwrap_err();
+        assert_eq!(problem.code, Code::LimitExceeded);
+        assert!(problem.detail.contains("limits.body_bytes is 4"), "{}", problem.detail);
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_LENGTH, 100_000_000.into());
+        let problem = read(&headers, Body::empty(), &limits).await.unwrap_err();
+        assert!(problem.detail.contains("has 100000000 bytes"), "{}", problem.detail);
+    }
+}

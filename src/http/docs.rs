@@ -1,0 +1,39 @@
+//! `GET /docs`: the API description as a page that works without a network.
+//!
+//! It does not know the description; the page fetches it from `/openapi.json`.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderValue, Response, StatusCode};
+use utoipa_swagger_ui::Config;
+
+use crate::engine::error::Problem;
+use crate::http::call::{Answered, Call};
+use crate::metrics::Code;
+
+/// Answers `/docs` by sending the browser to `/docs/`, which the page's relative links need.
+pub(super) async fn redirect(_call: Call) -> Answered {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static("/docs/"));
+    Ok(response)
+}
+
+/// Answers a file of the page.
+pub(super) async fn file(call: Call) -> Answered {
+    static CONFIG: OnceLock<Arc<Config<'static>>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| Arc::new(Config::from("/openapi.json")));
+    let path = call.segment(1)?;
+    let file = utoipa_swagger_ui::serve(&path, Arc::clone(config))
+        .map_err(|error| Problem::new(Code::Internal, format!("the page is damaged: {error}")))?;
+    let Some(file) = file else {
+        return Err(Problem::new(Code::NoSuchRoute, "the API page has no such file"));
+    };
+    let mut response = Response::new(Body::from(file.bytes.into_owned()));
+    if let Ok(media_type) = HeaderValue::from_str(&file.content_type) {
+        response.headers_mut().insert(CONTENT_TYPE, media_type);
+    }
+    Ok(response)
+}

@@ -1,0 +1,170 @@
+//! `POST /api/v1/features/historical`: features as they stood, each row at its own instant.
+//!
+//! It does not know history.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::engine::Engine;
+use crate::engine::deadline::Deadline;
+use crate::engine::error::Problem;
+use crate::engine::lookup::{Batch, LookupPlan};
+use crate::http::arrow_answer::ColumnarAnswer;
+use crate::http::body::{self, malformed};
+use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::historical_columns;
+use crate::http::historical_rows::{self, HistoricalRow};
+use crate::http::lookup::{self, When};
+use crate::http::lookup_answer::{ManyAnswers, Metadata};
+use crate::http::lookup_request::{Said, Wanted, lookup_body, read_optional_time, too_many};
+use crate::http::push::off_the_lookups;
+use crate::http::text::{Pairs, Text};
+use crate::ids::ProjectId;
+use crate::limits::Limits;
+use crate::registry::resolve::Purpose;
+use crate::time::{ArrivalTime, EventTime};
+
+lookup_body! {
+    /// The JSON body.
+    HistoricalBody {
+        rows: Option<Vec<HistoricalRow<'a>>>,
+        columns: Option<Pairs<'a>>,
+        known_at: Option<&'a RawValue>,
+    }
+}
+
+/// The same options in the query, beside an Arrow or Parquet body.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HistoricalQuery {
+    entity_type: Option<String>,
+    feature_names: Option<String>,
+    service: Option<String>,
+    include: Option<String>,
+    min_sequence: Option<u64>,
+    time_unit: Option<String>,
+    known_at: Option<String>,
+    #[serde(rename = "project")]
+    _project: Option<String>,
+}
+
+/// Whose features, and when.
+pub(super) struct Spine {
+    pub(super) batch: Batch,
+    pub(super) times: Vec<EventTime>,
+}
+
+/// Answers the route.
+pub(super) async fn handle(mut call: Call) -> Answered {
+    let deadline = call.deadline()?;
+    let format = call.format()?;
+    let body = call.body().await?;
+    match format {
+        Format::Json => from_json(&call, &body, deadline).await,
+        Format::Arrow | Format::Parquet => from_columns(&call, (format, body), deadline).await,
+        Format::Toml => Err(malformed("a historical read is JSON, Arrow or Parquet, not TOML")),
+    }
+}
+
+async fn from_json(call: &Call, body: &Bytes, deadline: Deadline) -> Answered {
+    let request: HistoricalBody<'_> = body::json(body)?;
+    let engine = call.engine()?;
+    let wanted = request.wanted(engine.limits())?;
+    let known_at = read_optional_time("known_at", request.known_at, wanted.time_unit)?;
+    let (plan, project) = prepare(call, engine, &wanted, deadline).await?;
+    let spine = match (&request.rows, &request.columns) {
+        (Some(rows), None) => {
+            check_rows(rows.len(), engine.limits())?;
+            historical_rows::of_rows(engine, (project, &plan), rows, wanted.time_unit)?
+        }
+        (None, Some(columns)) => {
+            historical_rows::of_columns(engine.limits(), &plan, columns, wanted.time_unit)?
+        }
+        _ => return Err(malformed("give \"rows\" or \"columns\": whose features, and when")),
+    };
+    answer(call, &wanted, &plan, (spine, known_at), deadline).await
+}
+
+async fn from_columns(
+    call: &Call,
+    (format, body): (Format, Bytes),
+    deadline: Deadline,
+) -> Answered {
+    let query: HistoricalQuery = call.query()?;
+    let list = |text: &Option<String>| -> Option<Vec<Text<'_>>> {
+        let text = text.as_deref()?;
+        Some(text.split(',').map(|word| Text(word.to_owned().into())).collect())
+    };
+    let (names, include) = (list(&query.feature_names), list(&query.include).unwrap_or_default());
+    let said = Said {
+        entity_type: query.entity_type.as_deref(),
+        feature_names: names.as_deref(),
+        service: query.service.as_deref(),
+        include: &include,
+        min_sequence: query.min_sequence,
+        time_unit: query.time_unit.as_deref(),
+        ..Said::default()
+    };
+    let engine = call.engine()?;
+    let wanted = Wanted::new(said, engine.limits())?;
+    let known_at = query.known_at.as_deref().map(EventTime::parse).transpose();
+    let known_at = known_at.map_err(|error| malformed(format!("known_at: {error}")))?;
+    let (plan, _) = prepare(call, engine, &wanted, deadline).await?;
+    let (unit, limits) = (wanted.time_unit, engine.limits().clone());
+    let of = Arc::clone(&plan);
+    let spine =
+        off_the_lookups(move || historical_columns::read(&limits, &of, unit, (format, body)))
+            .await?;
+    answer(call, &wanted, &plan, (spine, known_at), deadline).await
+}
+
+async fn prepare(
+    call: &Call,
+    engine: &Engine,
+    wanted: &Wanted<'_>,
+    deadline: Deadline,
+) -> Result<(Arc<LookupPlan>, ProjectId), Problem> {
+    lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
+    let project = call.project(&engine.registry())?;
+    Ok((wanted.plan(engine, project, Purpose::AsOf)?, project))
+}
+
+/// Refuses more rows than `limits.entities_per_request`.
+pub(super) fn check_rows(rows: usize, limits: &Limits) -> Result<(), Problem> {
+    let limit = limits.entities_per_request;
+    if rows > limit {
+        return Err(too_many(rows, "rows", "entities_per_request", limit));
+    }
+    Ok(())
+}
+
+async fn answer(
+    call: &Call,
+    wanted: &Wanted<'_>,
+    plan: &Arc<LookupPlan>,
+    (spine, known_at): (Spine, Option<EventTime>),
+    deadline: Deadline,
+) -> Answered {
+    let engine = call.engine()?;
+    let known_at = known_at.map(|time| ArrivalTime::from_micros(time.micros()));
+    let rows = spine.times.len();
+    let when = When::Each { times: spine.times, known_at };
+    let found = lookup::find(engine, plan, spine.batch, when, deadline).await?;
+    let columns = &plan.plan.columns;
+    let metadata = |outcome| Metadata { started: call.started, at: found.at, outcome };
+    match call.accepts() {
+        format @ (Format::Arrow | Format::Parquet) => {
+            let mut answer = ColumnarAnswer::new(columns, rows, wanted.include);
+            let outcome = found.for_each(|_, column, value| answer.push(column, value));
+            Ok(respond(format, answer.finish(format, &metadata(&outcome))?))
+        }
+        Format::Json | Format::Toml => {
+            let mut answer = ManyAnswers::new(columns, rows, wanted.include);
+            let outcome = found.for_each(|_, column, value| answer.push(column, value));
+            Ok(respond(Format::Json, answer.finish(&metadata(&outcome))))
+        }
+    }
+}

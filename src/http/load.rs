@@ -1,0 +1,160 @@
+//! `POST /api/v1/load?view=`: a Parquet file into a view of the running server.
+//!
+//! It does not know Parquet; it keeps the upload and hands it to the engine.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http_body_util::BodyExt;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::engine::error::Problem;
+use crate::engine::load::{EventTimes, LoadOptions, Loaded};
+use crate::engine::spool::Spool;
+use crate::http::body::{declared_length, late, malformed};
+use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::lookup_request;
+use crate::http::push::{off_the_lookups, with_sequence};
+use crate::http::register::to_json;
+use crate::limits::Limits;
+use crate::metrics::Code;
+use crate::time::EventTime;
+use crate::value::json::shorten;
+
+/// Bytes of the upload that are kept before they are written.
+const PART_BYTES: usize = 1 << 20;
+
+/// The query of a load.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LoadQuery {
+    view: String,
+    timestamp: Option<String>,
+    at: Option<String>,
+    time_unit: Option<String>,
+    nan: Option<String>,
+    #[serde(rename = "project")]
+    _project: Option<String>,
+}
+
+/// What a load did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LoadedJson {
+    /// Rows in the file.
+    rows: u64,
+    /// Rows written by this load.
+    written: u64,
+    /// Rows an earlier load of the same file had written.
+    resumed: u64,
+    /// Of the written, those that changed nothing online.
+    superseded: u64,
+    /// NaNs read as null.
+    nan_as_null: u64,
+    /// Columns that are no key, time or feature of the view.
+    ignored_columns: Vec<String>,
+    /// The last sequence written.
+    sequence: u64,
+    /// When an earlier load had completed the file, if one had.
+    loaded_before: Option<String>,
+}
+
+/// Answers the route.
+pub(super) async fn handle(mut call: Call) -> Answered {
+    let query: LoadQuery = call.query()?;
+    let options = options(&query)?;
+    let engine = Arc::clone(call.engine()?);
+    let registry = engine.registry();
+    let project = call.project(&registry)?;
+    let view = Arc::clone(registry.view_named(project, &query.view)?);
+    let limits = engine.limits();
+    if let Some(declared) = declared_length(&call.head.headers) {
+        check_length(declared, limits)?;
+    }
+    let spooling = Arc::clone(&engine);
+    let spool = off_the_lookups(move || spooling.spool()).await?;
+    let spool = receive(call.streamed_body()?, spool, limits).await?;
+    if spool.length() == 0 {
+        return Err(malformed("the body is empty; send a Parquet file"));
+    }
+    let name = view.declared_name();
+    let report = move |done: u64, of: u64| tracing::debug!(view = name, done, of, "loading");
+    let Loaded {
+        rows,
+        written,
+        resumed,
+        superseded,
+        nan_as_null,
+        ignored_columns,
+        sequence,
+        loaded_before,
+    } = engine.load(view, spool.finish(), options, report).await?;
+    let json = LoadedJson {
+        rows,
+        written,
+        resumed,
+        superseded,
+        nan_as_null,
+        ignored_columns,
+        sequence: sequence.0,
+        loaded_before: loaded_before.map(|time| time.to_string()),
+    };
+    Ok(with_sequence(respond(Format::Json, to_json(&json)), sequence))
+}
+
+fn options(query: &LoadQuery) -> Result<LoadOptions, Problem> {
+    let event_time = match (&query.timestamp, &query.at) {
+        (column, None) => EventTimes::Column(column.clone()),
+        (None, Some(at)) => EventTimes::At(
+            EventTime::parse(at).map_err(|error| malformed(format!("?at=: {error}")))?,
+        ),
+        (Some(_), Some(_)) => return Err(malformed("give ?timestamp= or ?at=, not both")),
+    };
+    let refuse_nan = match query.nan.as_deref() {
+        None | Some("null") => false,
+        Some("refuse") => true,
+        Some(other) => {
+            let other = shorten(other);
+            return Err(malformed(format!("?nan= is \"{other}\", it can be null or refuse")));
+        }
+    };
+    let time_unit = lookup_request::time_unit(query.time_unit.as_deref())?;
+    Ok(LoadOptions { event_time, time_unit, refuse_nan })
+}
+
+fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {
+    let limit = limits.load_bytes;
+    if bytes > limit {
+        let detail = format!("the file has {bytes} bytes, the limit limits.load_bytes is {limit}");
+        return Err(Problem::new(Code::LimitExceeded, detail));
+    }
+    Ok(())
+}
+
+/// Writes the body to the spool as it comes; each part has to come within `limits.body_timeout`.
+async fn receive(mut body: Body, mut spool: Spool, limits: &Limits) -> Result<Spool, Problem> {
+    let mut part: Vec<u8> = Vec::with_capacity(PART_BYTES);
+    loop {
+        let next = tokio::time::timeout(limits.body_timeout.to_std(), body.frame());
+        let frame = next.await.map_err(|_| late(limits))?;
+        let done = frame.is_none();
+        if let Some(frame) = frame {
+            let frame = frame.map_err(|error| malformed(format!("the body broke off: {error}")))?;
+            if let Ok(data) = frame.into_data() {
+                part.extend_from_slice(&data);
+            }
+        }
+        check_length(spool.length() + part.len() as u64, limits)?;
+        if part.len() >= PART_BYTES || (done && !part.is_empty()) {
+            (spool, part) = off_the_lookups(move || {
+                spool.write(&part)?;
+                part.clear();
+                Ok((spool, part))
+            })
+            .await?;
+        }
+        if done {
+            return Ok(spool);
+        }
+    }
+}

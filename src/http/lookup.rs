@@ -1,0 +1,112 @@
+//! Runs a lookup, now or as of an instant, so that each door only has to write the answers.
+//!
+//! It does not know how requests or answers are written.
+
+use std::sync::Arc;
+
+use crate::engine::Engine;
+use crate::engine::as_of::{AsOf, AsOfAnswers};
+use crate::engine::cold::ColdStates;
+use crate::engine::deadline::Deadline;
+use crate::engine::error::Problem;
+use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome};
+use crate::ids::Sequence;
+use crate::registry::resolve::Purpose;
+use crate::time::{ArrivalTime, EventTime};
+
+/// Which instants are asked about.
+pub(super) enum When {
+    /// This moment.
+    Now,
+    /// One instant for every row.
+    At(EventTime),
+    /// An instant per row, and what had arrived by then or by another one.
+    Each { times: Vec<EventTime>, known_at: Option<ArrivalTime> },
+}
+
+impl When {
+    /// What the plan is for.
+    pub(super) fn purpose(&self) -> Purpose {
+        match self {
+            Self::Now => Purpose::Online,
+            Self::At(_) | Self::Each { .. } => Purpose::AsOf,
+        }
+    }
+}
+
+/// A lookup whose rows are at hand.
+pub(super) struct Found {
+    /// The instant it holds at; for many instants, now.
+    pub(super) at: EventTime,
+    plan: Arc<LookupPlan>,
+    source: Source,
+}
+
+enum Source {
+    Online { engine: Arc<Engine>, batch: Arc<Batch>, cold: ColdStates },
+    History(AsOfAnswers),
+}
+
+/// Brings the rows to hand.
+///
+/// # Errors
+/// The deadline passed, or history cannot be read.
+pub(super) async fn find(
+    engine: &Arc<Engine>,
+    plan: &Arc<LookupPlan>,
+    batch: Batch,
+    when: When,
+    deadline: Deadline,
+) -> Result<Found, Problem> {
+    let plan = Arc::clone(plan);
+    let (at, times, known_at) = match when {
+        When::Now => {
+            let batch = Arc::new(batch);
+            let cold = if plan.has_disk_tier() {
+                engine.fetch_cold(&plan, &batch, deadline).await
+            } else {
+                ColdStates::none()
+            };
+            if deadline.remaining().is_zero() {
+                return Err(Problem::deadline_exceeded());
+            }
+            let at = engine.now();
+            let source = Source::Online { engine: Arc::clone(engine), batch, cold };
+            return Ok(Found { at, plan, source });
+        }
+        When::At(at) => (at, vec![at; batch.rows()], None),
+        When::Each { times, known_at } => (engine.now(), times, known_at),
+    };
+    let ask = AsOf { plan: Arc::clone(&plan), batch, times, known_at };
+    let answers = engine.as_of(ask, deadline).await?;
+    Ok(Found { at, plan, source: Source::History(answers) })
+}
+
+/// Waits until `sequence` is visible, if one is named.
+pub(super) async fn wait_for(
+    engine: &Engine,
+    sequence: Option<Sequence>,
+    deadline: Deadline,
+) -> Result<(), Problem> {
+    match sequence {
+        Some(sequence) => engine.wait_for(sequence, deadline).await,
+        None => Ok(()),
+    }
+}
+
+impl Found {
+    /// Gives every answer in order: row, column, answer.
+    pub(super) fn for_each(&self, mut emit: impl FnMut(usize, usize, &Answer<'_>)) -> Outcome {
+        match &self.source {
+            Source::Online { engine, batch, cold } => {
+                engine.answer(&self.plan, batch, cold, self.at, |row, column, answer| {
+                    emit(row, column, &answer);
+                })
+            }
+            Source::History(answers) => {
+                answers.for_each(|row, column, answer| emit(row, column, &answer));
+                Outcome { cache_hit: false, fallback: None }
+            }
+        }
+    }
+}

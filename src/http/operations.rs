@@ -1,0 +1,97 @@
+//! What operators and their tools ask: health, readiness, metrics, statistics.
+//!
+//! It does not know how any of it is measured.
+
+use axum::body::Body;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderValue, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::engine::error::Problem;
+use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::door::Door;
+use crate::http::register::to_json;
+use crate::metrics::render::CONTENT_TYPE as METRICS_TYPE;
+use crate::metrics::{Code, ViewRows, WritesState};
+
+/// The server is alive.
+#[derive(Serialize, ToSchema)]
+pub(super) struct HealthJson {
+    /// `ok`
+    status: &'static str,
+}
+
+/// The server answers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ReadyJson {
+    /// `ready`
+    status: &'static str,
+    /// `open`
+    reads: &'static str,
+    /// `open`, `full` or `clock_behind`.
+    writes: &'static str,
+    /// The last visible sequence.
+    sequence: u64,
+    /// How long recovery took, in milliseconds.
+    recovered_ms: u64,
+    /// What is wrong with the definitions of `registry.path`; what stood before stands.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    definitions: Vec<String>,
+}
+
+/// Answers `GET /health`.
+pub(super) async fn health(call: Call) -> Answered {
+    let stopped =
+        call.door.recovered().is_some_and(|engine| engine.health().writes == WritesState::Stopped);
+    if stopped {
+        let detail = "writes have stopped after a failed sync; a restart recovers";
+        return Err(Problem::new(Code::WritesStopped, detail));
+    }
+    Ok(respond(Format::Json, to_json(&HealthJson { status: "ok" })))
+}
+
+/// Answers `GET /ready`.
+pub(super) async fn ready(call: Call) -> Answered {
+    if call.door.is_draining() {
+        return Err(Problem::new(Code::Draining, "the server is shutting down"));
+    }
+    let health = call.engine()?.health();
+    let json = ReadyJson {
+        status: "ready",
+        reads: "open",
+        writes: health.writes.as_str(),
+        sequence: health.sequence.0,
+        recovered_ms: u64::try_from(health.recovered.micros() / 1_000).unwrap_or(0),
+        definitions: call.door.definition_notes(),
+    };
+    Ok(respond(Format::Json, to_json(&json)))
+}
+
+/// Answers `GET /metrics`.
+pub(super) async fn metrics(call: Call) -> Answered {
+    let door = &call.door;
+    let text = door.metrics.render(&view_rows(door), door.clock.now());
+    let mut response = Response::new(Body::from(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
+    Ok(response)
+}
+
+/// Answers `GET /api/v1/stats`.
+pub(super) async fn stats(call: Call) -> Answered {
+    let door = &call.door;
+    let stats = door.metrics.stats(view_rows(door), door.clock.now());
+    Ok(respond(Format::Json, to_json(&stats)))
+}
+
+/// Rows online by view; none while the engine recovers.
+fn view_rows(door: &Door) -> Vec<ViewRows> {
+    let Some(engine) = door.recovered() else { return Vec::new() };
+    let registry = engine.registry();
+    let named = engine.rows_per_view().into_iter().filter_map(|(id, rows)| {
+        let view = registry.view(id)?;
+        let project = registry.project_name(view.project)?.to_owned();
+        Some(ViewRows { project, view: format!("{}@{}", view.name, view.version), rows })
+    });
+    named.collect()
+}

@@ -1,0 +1,145 @@
+//! A refused request in HTTP's words: RFC 9457 problem JSON.
+//!
+//! It does not know why a request was refused.
+
+use axum::body::Body;
+use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, Response, StatusCode};
+use serde::Serialize;
+
+use crate::engine::error::Problem;
+use crate::metrics::Code;
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<PlaceJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct PlaceJson<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
+    field: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    found: &'a str,
+    expected: &'a str,
+}
+
+/// The response that says `problem` to the request with this id.
+pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
+    let code = problem.code;
+    let places = problem.places.iter().map(|place| PlaceJson {
+        index: place.index,
+        field: &place.field,
+        found: &place.found,
+        expected: &place.expected,
+    });
+    let json = ProblemJson {
+        r#type: format!("urn:larder:problem:{}", code.as_str()),
+        title: title(code),
+        status: code.status(),
+        detail: &problem.detail,
+        code: code.as_str(),
+        request_id,
+        errors: places.collect(),
+    };
+    let body = serde_json::to_vec(&json).expect("texts and numbers are JSON");
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status(code);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    if let Some(seconds) = problem.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// The methods a path has, for a request with another one.
+pub(super) fn allow(response: &mut Response<Body>, methods: &str) {
+    if let Ok(methods) = HeaderValue::from_str(methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
+}
+
+/// The HTTP status of a code.
+pub(super) fn status(code: Code) -> StatusCode {
+    StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+}
+
+/// A problem's title: the same for every problem of a code.
+const fn title(code: Code) -> &'static str {
+    match code {
+        Code::MalformedRequest => "the request cannot be read",
+        Code::InvalidValue => "a value is not valid",
+        Code::EventTimeInFuture => "an event time lies too far in the future",
+        Code::AmbiguousFeature => "a feature name is ambiguous",
+        Code::MissingEntity => "an entity key is missing",
+        Code::DuplicateFeature => "a feature is asked for twice",
+        Code::BelowRetentionFloor => "history was not kept that far back",
+        Code::UnknownEntityType => "no such entity type",
+        Code::UnknownView => "no such view",
+        Code::UnknownFeature => "no such feature",
+        Code::UnknownService => "no such service",
+        Code::EntityNotFound => "the entity has no row",
+        Code::NoSuchRoute => "no such path",
+        Code::MethodNotAllowed => "the path does not have this method",
+        Code::IncompatibleDefinition => "a definition contradicts one that stands",
+        Code::InUse => "something still uses it",
+        Code::SequenceMismatch => "the definitions have changed since",
+        Code::LimitExceeded => "a limit is exceeded",
+        Code::IdempotencyMismatch => "the idempotency key was used for another request",
+        Code::Internal => "the server failed",
+        Code::QueueFull => "too many writes are waiting",
+        Code::NotReady => "the server is not ready",
+        Code::Draining => "the server is shutting down",
+        Code::Overloaded => "the server is overloaded",
+        Code::ClockBehind => "the server's clock stands behind",
+        Code::WritesStopped => "writes have stopped",
+        Code::DeadlineExceeded => "the deadline has passed",
+        Code::DiskFull => "the disk is full",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::engine::error::Place;
+
+    #[tokio::test]
+    async fn problems_are_problem_json() {
+        let place = Place {
+            index: Some(3),
+            field: "age".into(),
+            found: "\"ten\"".into(),
+            expected: "int32".into(),
+        };
+        let problem = Problem::new(Code::InvalidValue, "1 bad row").with_places(vec![place]);
+        let response = respond(&problem, "r1");
+        assert_eq!(response.status(), 400);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        let expected = concat!(
+            r#"{"type":"urn:larder:problem:INVALID_VALUE","title":"a value is not valid","#,
+            r#""status":400,"detail":"1 bad row","code":"INVALID_VALUE","request_id":"r1","#,
+            r#""errors":[{"index":3,"field":"age","found":"\"ten\"","expected":"int32"}]}"#,
+        );
+        assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
+        let response = respond(&Problem::new(Code::QueueFull, ""), "r2");
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn every_code_has_a_status() {
+        for code in Code::ALL {
+            assert_eq!(status(*code).as_u16(), code.status());
+        }
+    }
+}

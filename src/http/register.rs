@@ -1,0 +1,118 @@
+//! `POST /api/v1/features/register` and the routes that drop definitions.
+//!
+//! It does not know how definitions are read or compared.
+
+use axum::http::header::IF_MATCH;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::engine::define::{DefineOptions, Defined, OnError};
+use crate::engine::error::Problem;
+use crate::http::body::malformed;
+use crate::http::call::{Answered, Call, Format, name, respond};
+use crate::http::push::{off_the_lookups, with_sequence};
+use crate::ids::Sequence;
+use crate::registry::DEFAULT_PROJECT;
+use crate::registry::changes::Absent;
+use crate::registry::definitions::Definitions;
+
+/// The query of a registration.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegisterQuery {
+    #[serde(default)]
+    dry_run: bool,
+    #[serde(default)]
+    prune: bool,
+    #[serde(rename = "project")]
+    _project: Option<String>,
+}
+
+/// The query of a drop.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DropQuery {
+    data: Option<String>,
+    #[serde(rename = "project")]
+    _project: Option<String>,
+}
+
+/// What changed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DefinedJson {
+    /// Each change in words; empty if everything stood already.
+    changes: Vec<String>,
+    /// What is allowed but may surprise.
+    warnings: Vec<String>,
+    /// The sequence of the last definition change, for `If-Match`.
+    sequence: u64,
+}
+
+/// Answers the registration.
+pub(super) async fn handle(mut call: Call) -> Answered {
+    let query: RegisterQuery = call.query()?;
+    let format = call.format()?;
+    let if_match = if_match(&call)?;
+    let project = call.project_name()?.unwrap_or(DEFAULT_PROJECT.into()).into_owned();
+    let body = call.body().await?;
+    let definitions = off_the_lookups(move || match format {
+        Format::Json => Ok(Definitions::parse_json(&body, &project)?),
+        Format::Toml => {
+            let text = std::str::from_utf8(&body).map_err(|error| {
+                malformed(format!("the body is not UTF-8: byte {}", error.valid_up_to()))
+            })?;
+            Ok(Definitions::parse_toml("body", text)?)
+        }
+        Format::Arrow | Format::Parquet => Err(malformed("definitions are JSON or TOML")),
+    })
+    .await?;
+    let options = DefineOptions {
+        absent: if query.prune { Absent::Drop } else { Absent::Keep },
+        on_error: OnError::ApplyNothing,
+        dry_run: query.dry_run,
+        if_match,
+    };
+    let defined = call.engine()?.define(definitions, options).await?;
+    answer(defined)
+}
+
+/// Answers `DELETE /api/v1/views/{view}`.
+pub(super) async fn drop_view(call: Call) -> Answered {
+    let query: DropQuery = call.query()?;
+    if let Some(data) = query.data.as_deref().filter(|data| *data != "keep" && *data != "drop") {
+        let data = crate::value::json::shorten(data);
+        return Err(malformed(format!("?data= is \"{data}\", it can be keep or drop")));
+    }
+    let engine = call.engine()?;
+    let project = call.project(&engine.registry())?;
+    let view = name(call.segment(3)?)?;
+    answer(engine.drop_view(project, &view).await?)
+}
+
+/// Answers `DELETE /api/v1/services/{service}`.
+pub(super) async fn drop_service(call: Call) -> Answered {
+    let engine = call.engine()?;
+    let project = call.project(&engine.registry())?;
+    let service = name(call.segment(3)?)?;
+    answer(engine.drop_service(project, &service).await?)
+}
+
+fn answer(defined: Defined) -> Answered {
+    let Defined { changes, warnings, sequence } = defined;
+    let json = DefinedJson { changes, warnings, sequence: sequence.0 };
+    Ok(with_sequence(respond(Format::Json, to_json(&json)), sequence))
+}
+
+/// The JSON of an answer.
+pub(super) fn to_json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("answers are texts and numbers")
+}
+
+fn if_match(call: &Call) -> Result<Option<Sequence>, Problem> {
+    let Some(text) = call.header(&IF_MATCH)? else { return Ok(None) };
+    let number = text.trim().trim_matches('"').parse();
+    number.map(|sequence| Some(Sequence(sequence))).map_err(|_| {
+        let text = crate::value::json::shorten(text);
+        malformed(format!("If-Match is {text}, expected the sequence of a registration"))
+    })
+}

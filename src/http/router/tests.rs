@@ -1,0 +1,1 @@
+//! Routes driven in process.

@@ -1,0 +1,763 @@
+//! Views whose states lie on disk: new rows wait in memory, the hot ones are cached.
+//!
+//! It does not know the store below it, history, or threads: the engine calls the mover, reads
+//! the cold store where blocking is allowed, and answers from history where this cannot.
+//!
+//! # Why no read is older than what was acknowledged
+//!
+//! A row is put into the overlay before it is acknowledged, and readers look there first. The
+//! mover (1) puts it into the cold store, (2) replaces a cached copy and counts up the number of
+//! its stripe, (3) takes it out of the overlay unless it was replaced meanwhile. A reader that
+//! begins after the acknowledgement and misses the overlay thus comes after (3): the cold store
+//! has the row, and the cache has it or nothing. What is left is a slow reader that got an older
+//! row from the cold store before (1) and caches it after (2). It notes the stripe's number before
+//! it reads, and caches under the stripe's lock only if the number is still the same: it cached
+//! before (2), which then replaces its copy, or it sees another number and caches nothing.
+//!
+//! A row that is removed and put again, or dropped with its view, goes the same way.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::fast::RandomState;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+
+use super::cold::{self, ColdError, ColdRow, ColdStore};
+use super::overlay::{Overlay, Taken};
+use crate::ids::{Sequence, ViewId};
+
+/// Locks that order cache fills against the mover; one is held for a moment, never over a read.
+const STRIPES: usize = 64;
+/// For sizing the cache: what a row of a common view takes.
+const TYPICAL_ROW_BYTES: u64 = 512;
+/// What the cache takes for an entry beside key and state.
+const CACHE_ENTRY_BYTES: u64 = 100;
+
+/// A state of the disk tier, or that there is none.
+pub type TierState = Option<Arc<[u8]>>;
+
+/// The disk tier: one for all views that have it. One thread writes; any number read.
+pub struct DiskTier {
+    cold: Box<dyn ColdStore>,
+    overlay: Overlay,
+    overlay_limit: u64,
+    cache: Cache<Arc<[u8]>, Cached, Weigh, RandomState>,
+    stripes: [Mutex<u64>; STRIPES],
+    stripe_hasher: RandomState,
+    /// Held by whoever moves; the last mark made durable.
+    mover: Mutex<Sequence>,
+    applied: AtomicU64,
+    rebuilding: AtomicBool,
+}
+
+#[derive(Clone)]
+struct Cached {
+    sequence: Sequence,
+    /// That there is none is worth remembering too.
+    state: TierState,
+}
+
+#[derive(Clone)]
+struct Weigh;
+
+impl quick_cache::Weighter<Arc<[u8]>, Cached> for Weigh {
+    fn weight(&self, key: &Arc<[u8]>, cached: &Cached) -> u64 {
+        let state = cached.state.as_ref().map_or(0, |state| state.len());
+        (key.len() + state) as u64 + CACHE_ENTRY_BYTES
+    }
+}
+
+/// Bounds of a disk tier, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TierLimits {
+    /// Rows that wait to be moved. Past it [`DiskTier::put`] asks for a move.
+    pub overlay: u64,
+    /// Rows kept in memory because they are read.
+    pub cache: u64,
+}
+
+/// Where a read of the disk tier found its answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Source {
+    /// Among rows not moved yet.
+    Overlay,
+    /// In the cache.
+    Cache,
+    /// In the cold store.
+    Cold,
+}
+
+/// What a read without the disk gives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum HotRead {
+    /// The current state, or that there is none.
+    Found(TierState, Source),
+    /// The cold store must be asked: [`DiskTier::get_cold`].
+    NeedsCold,
+    /// The tier does not hold everything; history answers.
+    Rebuilding,
+}
+
+/// Whether the overlay has room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Room {
+    /// It has.
+    Left,
+    /// It is over its bound: move before the next put.
+    Full,
+}
+
+/// What a move did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moved {
+    /// Rows that went to the cold store.
+    pub rows: usize,
+    /// Every row up to here is there, durably; a restart replays from the next.
+    pub covered: Sequence,
+}
+
+impl DiskTier {
+    /// A tier over `cold`, in which every row up to `moved` lies.
+    pub fn new(cold: Box<dyn ColdStore>, moved: Sequence, limits: TierLimits) -> Self {
+        let items = usize::try_from(limits.cache / TYPICAL_ROW_BYTES).unwrap_or(usize::MAX);
+        let lifecycle = DefaultLifecycle::default();
+        Self {
+            cold,
+            overlay: Overlay::new(),
+            overlay_limit: limits.overlay,
+            cache: Cache::with(items, limits.cache, Weigh, RandomState::default(), lifecycle),
+            stripes: std::array::from_fn(|_| Mutex::new(0)),
+            stripe_hasher: RandomState::default(),
+            mover: Mutex::new(moved),
+            applied: AtomicU64::new(moved.0),
+            rebuilding: AtomicBool::new(false),
+        }
+    }
+
+    /// Reads without the disk and without waiting for it.
+    pub fn get_hot(&self, view: ViewId, key: &[u8]) -> HotRead {
+        if self.is_rebuilding() {
+            return HotRead::Rebuilding;
+        }
+        self.look_up(&cold::key_of(view, key))
+    }
+
+    fn look_up(&self, key: &[u8]) -> HotRead {
+        if let Some(waiting) = self.overlay.get(key) {
+            return HotRead::Found(waiting.state, Source::Overlay);
+        }
+        match self.cache.get(key) {
+            Some(cached) => HotRead::Found(cached.state, Source::Cache),
+            None => HotRead::NeedsCold,
+        }
+    }
+
+    /// Reads from the cold store after [`HotRead::NeedsCold`], and caches what it finds. Blocks as
+    /// long as the store does.
+    ///
+    /// # Errors
+    /// The store's, a value that is not what was written, or that the tier is being rebuilt;
+    /// history answers then.
+    pub fn get_cold(&self, view: ViewId, key: &[u8]) -> Result<(TierState, Source), ColdError> {
+        if self.is_rebuilding() {
+            return Err(ColdError::Rebuilding);
+        }
+        let found = self.read_cold(&cold::key_of(view, key))?;
+        // A rebuild that began meanwhile may have emptied the store under this read.
+        if self.is_rebuilding() { Err(ColdError::Rebuilding) } else { Ok(found) }
+    }
+
+    fn read_cold(&self, key: &[u8]) -> Result<(TierState, Source), ColdError> {
+        let noted = *self.stripe(key);
+        let value = self.cold.get(key)?;
+        let cached = match value {
+            Some(value) => {
+                let (sequence, state) = cold::decode(key, &value)?;
+                Cached { sequence, state: Some(state) }
+            }
+            None => Cached { sequence: Sequence::ZERO, state: None },
+        };
+        let state = cached.state.clone();
+        let stripe = self.stripe(key);
+        if *stripe == noted {
+            self.fill(key.into(), cached);
+        }
+        drop(stripe);
+        // Not needed for what was acknowledged before this read began, but newer is better.
+        match self.overlay.get(key) {
+            Some(waiting) => Ok((waiting.state, Source::Overlay)),
+            None => Ok((state, Source::Cold)),
+        }
+    }
+
+    /// Called under the stripe's lock. Never replaces a row by an older one.
+    fn fill(&self, key: Arc<[u8]>, cached: Cached) {
+        let newer = self.cache.peek(&*key).is_some_and(|there| there.sequence > cached.sequence);
+        if !newer {
+            self.cache.insert(key, cached);
+        }
+    }
+
+    /// The current state, for the writer to merge a row into. Blocks as [`Self::get_cold`]; beside
+    /// a rebuild it is the state as far as it is rebuilt.
+    ///
+    /// # Errors
+    /// The store's, or a value that is not what was written.
+    pub fn get_for_write(&self, view: ViewId, key: &[u8]) -> Result<TierState, ColdError> {
+        let key = cold::key_of(view, key);
+        match self.look_up(&key) {
+            HotRead::Found(state, _) => Ok(state),
+            HotRead::NeedsCold | HotRead::Rebuilding => Ok(self.read_cold(&key)?.0),
+        }
+    }
+
+    /// Puts the state of `key`, whose newest row has `sequence`. Sequences never decrease, except
+    /// while rebuilding.
+    pub fn put(&self, view: ViewId, key: &[u8], sequence: Sequence, state: &[u8]) -> Room {
+        self.put_or_remove(view, key, sequence, Some(state.into()))
+    }
+
+    /// Removes `key`; `sequence` is that of the record that says so.
+    pub fn remove(&self, view: ViewId, key: &[u8], sequence: Sequence) -> Room {
+        self.put_or_remove(view, key, sequence, None)
+    }
+
+    fn put_or_remove(
+        &self,
+        view: ViewId,
+        key: &[u8],
+        sequence: Sequence,
+        state: TierState,
+    ) -> Room {
+        self.overlay.put(cold::key_of(view, key).into(), sequence, state);
+        if self.is_over() { Room::Full } else { Room::Left }
+    }
+
+    /// Says that every row up to `sequence` was put, also those of other views; without it a tier
+    /// that is not written to would make every restart replay from its last row.
+    pub fn applied(&self, sequence: Sequence) {
+        self.applied.fetch_max(sequence.0, Ordering::Release);
+    }
+
+    /// Moves up to `most` rows, the oldest first, into the cold store and makes them durable.
+    /// `make_durable` is asked, before anything is written, to make history durable up to a
+    /// sequence; where it says false nothing is moved.
+    ///
+    /// # Errors
+    /// The store's; the rows stay where they were, and the engine rebuilds the tier.
+    pub fn move_some(
+        &self,
+        most: usize,
+        make_durable: impl FnOnce(Sequence) -> bool,
+    ) -> Result<Moved, ColdError> {
+        let mut mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read before the queue: what was applied by now has been put by now.
+        let applied = Sequence(self.applied.load(Ordering::Acquire));
+        let taken = self.overlay.take(most);
+        let highest =
+            taken.iter().map(|row| row.waiting.sequence).max().unwrap_or(*mark).max(applied);
+        let idle = taken.is_empty() && applied <= *mark;
+        if idle || !make_durable(highest) {
+            self.overlay.put_back(taken);
+            return Ok(Moved { rows: 0, covered: *mark });
+        }
+        let rows = taken.len();
+        if rows > 0 {
+            self.write(taken, highest)?;
+        }
+        if self.is_rebuilding() {
+            return Ok(Moved { rows, covered: *mark });
+        }
+        let covered = match self.overlay.first_waiting() {
+            Some(first) => Sequence(first.0.saturating_sub(1)).min(highest),
+            None => applied,
+        };
+        if covered > *mark || rows > 0 {
+            let covered = covered.max(*mark);
+            self.cold.flush(covered)?;
+            *mark = covered;
+        }
+        Ok(Moved { rows, covered: *mark })
+    }
+
+    /// Steps (1) to (3) of the argument above.
+    fn write(&self, taken: Vec<Taken>, highest: Sequence) -> Result<(), ColdError> {
+        let value = |row: &Taken| {
+            let sequence = row.waiting.sequence;
+            row.waiting.state.as_deref().map(|state| cold::encode(&row.key, sequence, state))
+        };
+        let batch: Vec<ColdRow> =
+            taken.iter().map(|row| (Arc::clone(&row.key), value(row))).collect();
+        if let Err(error) = self.cold.put_batch(&batch, highest) {
+            self.overlay.put_back(taken);
+            return Err(error);
+        }
+        for row in taken {
+            let (sequence, state) = (row.waiting.sequence, row.waiting.state.clone());
+            let mut stripe = self.stripe(&row.key);
+            *stripe += 1;
+            // Only what is read is worth a place in the cache.
+            if self.cache.contains_key(&*row.key) {
+                self.cache.insert(Arc::clone(&row.key), Cached { sequence, state });
+            }
+            drop(stripe);
+            self.overlay.done(row);
+        }
+        Ok(())
+    }
+
+    fn stripe(&self, key: &[u8]) -> MutexGuard<'_, u64> {
+        let hash = self.stripe_hasher.hash_one(key);
+        let index = usize::try_from(hash % STRIPES as u64).unwrap_or(0);
+        self.stripes[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the cached copy of `key`, so that the next read comes from the cold store. What waits
+    /// to be moved is not touched. Returns whether there was one.
+    pub fn invalidate(&self, view: ViewId, key: &[u8]) -> bool {
+        self.cache.remove(&cold::key_of(view, key)[..]).is_some()
+    }
+
+    /// Forgets a view for good. Its id is never used again, so a row of it that is on its way to
+    /// the cold store may stay there unread.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn drop_view(&self, view: ViewId) -> Result<(), ColdError> {
+        let prefix = cold::key_of(view, b"");
+        let moving = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        self.overlay.forget(&prefix);
+        self.cache.retain(|key, _| !key.starts_with(&prefix));
+        let removed = self.cold.remove_prefix(&prefix);
+        drop(moving);
+        removed
+    }
+
+    /// Empties the tier after a loss. From now on history answers reads, while the engine puts
+    /// every row of it again, in any order, beside new ones.
+    ///
+    /// # Errors
+    /// The store cannot even be emptied; the tier stays as one that is being rebuilt.
+    pub fn start_rebuild(&self) -> Result<(), ColdError> {
+        self.rebuilding.store(true, Ordering::SeqCst);
+        let mut mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        *mark = Sequence::ZERO;
+        let destroyed = self.cold.destroy();
+        self.overlay.forget(b"");
+        for stripe in &self.stripes {
+            *stripe.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        }
+        self.cache.clear();
+        destroyed
+    }
+
+    /// Says that every row of history was put again. The next move leaves its mark.
+    pub fn finish_rebuild(&self) {
+        self.rebuilding.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether history answers reads for now.
+    pub fn is_rebuilding(&self) -> bool {
+        self.rebuilding.load(Ordering::SeqCst)
+    }
+
+    /// Whether more waits to be moved than may.
+    pub fn is_over(&self) -> bool {
+        self.overlay.bytes() > self.overlay_limit
+    }
+
+    /// The last sequence up to which every row is in the store, durably.
+    pub fn moved(&self) -> Sequence {
+        *self.mover.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Rows that wait to be moved, and about how many bytes they take.
+    pub fn waiting(&self) -> (usize, u64) {
+        (self.overlay.len(), self.overlay.bytes())
+    }
+
+    /// Bytes of the cache in use.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
+    /// Bytes of the cold store on disk.
+    pub fn cold_bytes(&self) -> u64 {
+        self.cold.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicUsize;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A cold store in memory that forgets at a crash what was not flushed, or some of it.
+    #[derive(Default)]
+    struct Memory {
+        rows: BTreeMap<Vec<u8>, Vec<u8>>,
+        durable: BTreeMap<Vec<u8>, Vec<u8>>,
+        mark: u64,
+        highest: u64,
+        gets: usize,
+        broken: bool,
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Memory>>);
+
+    impl Shared {
+        fn memory(&self) -> MutexGuard<'_, Memory> {
+            self.0.lock().unwrap()
+        }
+
+        fn check(memory: &Memory) -> Result<(), ColdError> {
+            if memory.broken { Err(ColdError::Store { reason: "broken".into() }) } else { Ok(()) }
+        }
+
+        fn tier(&self, limits: TierLimits) -> DiskTier {
+            let moved = Sequence(self.memory().mark);
+            DiskTier::new(Box::new(self.clone()), moved, limits)
+        }
+    }
+
+    impl ColdStore for Shared {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ColdError> {
+            let mut memory = self.memory();
+            Self::check(&memory)?;
+            memory.gets += 1;
+            Ok(memory.rows.get(key).cloned())
+        }
+
+        fn put_batch(&self, rows: &[ColdRow], highest: Sequence) -> Result<(), ColdError> {
+            let mut memory = self.memory();
+            Self::check(&memory)?;
+            memory.highest = memory.highest.max(highest.0);
+            for (key, value) in rows {
+                match value {
+                    Some(value) => memory.rows.insert(key.to_vec(), value.clone()),
+                    None => memory.rows.remove(&key[..]),
+                };
+            }
+            Ok(())
+        }
+
+        fn flush(&self, moved: Sequence) -> Result<(), ColdError> {
+            let mut memory = self.memory();
+            Self::check(&memory)?;
+            memory.durable = memory.rows.clone();
+            memory.mark = moved.0;
+            Ok(())
+        }
+
+        fn remove_prefix(&self, prefix: &[u8]) -> Result<(), ColdError> {
+            self.memory().rows.retain(|key, _| !key.starts_with(prefix));
+            Ok(())
+        }
+
+        fn destroy(&self) -> Result<(), ColdError> {
+            *self.memory() = Memory::default();
+            Ok(())
+        }
+
+        fn bytes(&self) -> u64 {
+            self.memory().rows.values().map(|value| value.len() as u64).sum()
+        }
+    }
+
+    const VIEW: ViewId = ViewId(1);
+    const ROOMY: TierLimits = TierLimits { overlay: 1 << 20, cache: 1 << 20 };
+    const NO_CACHE: TierLimits = TierLimits { overlay: 1 << 20, cache: 0 };
+
+    fn read(tier: &DiskTier, key: &[u8]) -> (Option<Vec<u8>>, Source) {
+        let (state, source) = match tier.get_hot(VIEW, key) {
+            HotRead::Found(state, source) => (state, source),
+            HotRead::NeedsCold => tier.get_cold(VIEW, key).unwrap(),
+            HotRead::Rebuilding => panic!("not rebuilding"),
+        };
+        (state.map(|state| state.to_vec()), source)
+    }
+
+    fn put(tier: &DiskTier, key: &[u8], sequence: u64, state: &[u8]) {
+        assert_eq!(tier.put(VIEW, key, Sequence(sequence), state), Room::Left);
+        tier.applied(Sequence(sequence));
+    }
+
+    #[test]
+    fn a_row_goes_from_overlay_to_cold_to_cache() {
+        let cold = Shared::default();
+        let tier = cold.tier(ROOMY);
+        put(&tier, b"k", 5, b"one");
+        let one = Some(b"one".to_vec());
+        assert_eq!(read(&tier, b"k"), (one.clone(), Source::Overlay));
+        let moved = tier.move_some(10, |durable| durable == Sequence(5)).unwrap();
+        assert_eq!(moved, Moved { rows: 1, covered: Sequence(5) });
+        assert_eq!(tier.waiting(), (0, 0));
+        assert_eq!(read(&tier, b"k"), (one.clone(), Source::Cold));
+        assert_eq!(read(&tier, b"k"), (one.clone(), Source::Cache));
+        assert!(tier.invalidate(VIEW, b"k"));
+        assert!(!tier.invalidate(VIEW, b"k"));
+        assert_eq!(read(&tier, b"k"), (one, Source::Cold));
+        assert_eq!(read(&tier, b"none"), (None, Source::Cold));
+        assert_eq!(read(&tier, b"none"), (None, Source::Cache), "absence is cached too");
+
+        put(&tier, b"k", 6, b"two");
+        put(&tier, b"none", 7, b"some");
+        assert!(tier.invalidate(VIEW, b"k"), "the old copy");
+        assert_eq!(read(&tier, b"k"), (Some(b"two".to_vec()), Source::Overlay));
+        tier.move_some(10, |_| true).unwrap();
+        assert_eq!(read(&tier, b"none"), (Some(b"some".to_vec()), Source::Cache));
+        let _ = tier.remove(VIEW, b"none", Sequence(8));
+        assert_eq!(read(&tier, b"none"), (None, Source::Overlay));
+        tier.move_some(10, |_| true).unwrap();
+        assert_eq!(read(&tier, b"none").0, None);
+        assert!(!cold.memory().rows.contains_key(&cold::key_of(VIEW, b"none")));
+    }
+
+    #[test]
+    fn the_mark_follows_what_was_moved_and_never_passes_what_waits_or_is_not_durable() {
+        let cold = Shared::default();
+        let tier = cold.tier(ROOMY);
+        for sequence in 1..=10 {
+            put(&tier, &[sequence as u8], sequence, b"s");
+        }
+        tier.applied(Sequence(20));
+        assert_eq!(tier.move_some(4, |_| false).unwrap().rows, 0, "history is not durable");
+        assert_eq!((cold.memory().rows.len(), tier.waiting().0), (0, 10));
+        let moved = |most| tier.move_some(most, |_| true).unwrap().covered.0;
+        assert_eq!(moved(4), 4);
+        assert_eq!(moved(4), 8);
+        assert_eq!(moved(4), 20, "nothing waits: all that was applied");
+        tier.applied(Sequence(30));
+        assert_eq!(moved(4), 30, "others' rows move it on");
+        let memory = cold.memory();
+        assert_eq!((memory.mark, memory.highest), (30, 20));
+    }
+
+    #[test]
+    fn a_full_overlay_says_so_and_a_failed_move_loses_nothing() {
+        let cold = Shared::default();
+        let tier = cold.tier(TierLimits { overlay: 1000, cache: 1000 });
+        assert_eq!(tier.put(VIEW, b"a", Sequence(1), &[0; 500]), Room::Left);
+        assert_eq!(tier.put(VIEW, b"b", Sequence(2), &[0; 500]), Room::Full);
+        cold.memory().broken = true;
+        assert!(tier.move_some(10, |_| true).is_err());
+        assert_eq!(tier.waiting().0, 2);
+        assert_eq!(read(&tier, b"a"), (Some(vec![0; 500]), Source::Overlay));
+        assert!(tier.get_cold(VIEW, b"c").is_err());
+        cold.memory().broken = false;
+        assert_eq!(tier.move_some(10, |_| true).unwrap().rows, 2);
+        assert_eq!(tier.put(VIEW, b"c", Sequence(3), &[0; 500]), Room::Left);
+    }
+
+    #[test]
+    fn a_damaged_value_is_an_error_and_a_rebuild_hides_everything() {
+        let cold = Shared::default();
+        let tier = cold.tier(ROOMY);
+        put(&tier, b"k", 1, b"state");
+        tier.move_some(10, |_| true).unwrap();
+        cold.memory().rows.values_mut().next().unwrap()[13] ^= 1;
+        assert_eq!(tier.get_cold(VIEW, b"k"), Err(ColdError::Damaged { bytes: 17 }));
+        assert!(tier.get_for_write(VIEW, b"k").is_err());
+
+        put(&tier, b"waiting", 2, b"state");
+        tier.start_rebuild().unwrap();
+        assert_eq!(tier.get_hot(VIEW, b"waiting"), HotRead::Rebuilding);
+        assert_eq!(tier.get_cold(VIEW, b"k"), Err(ColdError::Rebuilding));
+        assert_eq!(tier.get_for_write(VIEW, b"k"), Ok(None));
+        put(&tier, b"new", 3, b"newest");
+        put(&tier, b"k", 1, b"state");
+        assert_eq!(tier.move_some(1, |_| true).unwrap().covered, Sequence::ZERO, "no mark yet");
+        put(&tier, b"waiting", 2, b"state");
+        tier.finish_rebuild();
+        assert_eq!(tier.move_some(1, |_| true).unwrap().covered, Sequence(2));
+        assert_eq!(tier.move_some(9, |_| true).unwrap().covered, Sequence(3));
+        for (key, state) in [("k", "state"), ("waiting", "state"), ("new", "newest")] {
+            assert_eq!(read(&tier, key.as_bytes()).0.unwrap(), state.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_dropped_view_is_gone_and_its_neighbours_are_not() {
+        let cold = Shared::default();
+        let tier = cold.tier(ROOMY);
+        for (sequence, view) in (1..).zip([1, 2, 3]) {
+            let _ = tier.put(ViewId(view), b"moved", Sequence(sequence), b"s");
+        }
+        tier.move_some(10, |_| true).unwrap();
+        for (sequence, view) in (4..).zip([1, 2, 3]) {
+            let _ = tier.put(ViewId(view), b"waits", Sequence(sequence), b"s");
+            tier.get_cold(ViewId(view), b"moved").unwrap();
+        }
+        tier.drop_view(ViewId(2)).unwrap();
+        for view in [1, 2, 3] {
+            for key in ["moved", "waits"] {
+                let state = tier.get_for_write(ViewId(view), key.as_bytes()).unwrap();
+                assert_eq!(state.is_some(), view != 2, "view {view}, {key}");
+            }
+        }
+        assert_eq!(tier.waiting().0, 2);
+    }
+
+    /// A writer, a mover, an invalidator and readers over few keys: no read is older than what was
+    /// acknowledged when it began, nor than one before it.
+    #[test]
+    fn no_read_is_older_than_what_was_acknowledged() {
+        const KEYS: usize = 8;
+        for limits in [ROOMY, NO_CACHE, TierLimits { overlay: 1 << 20, cache: 900 }] {
+            let tier = Shared::default().tier(limits);
+            let acknowledged: [AtomicU64; KEYS] = std::array::from_fn(|_| AtomicU64::new(0));
+            let done = AtomicBool::new(false);
+            let hits = AtomicUsize::new(0);
+            let (tier, acknowledged, done, hits) = (&tier, &acknowledged, &done, &hits);
+            std::thread::scope(|scope| {
+                for _ in 0..2 {
+                    scope.spawn(move || {
+                        let mut round = 0_usize;
+                        while !done.load(Ordering::Relaxed) {
+                            round += 1;
+                            let key = round * 7 % KEYS;
+                            let least = acknowledged[key].load(Ordering::Acquire);
+                            let (state, source) = read(tier, &[key as u8]);
+                            let found = state
+                                .map_or(0, |state| u64::from_le_bytes(state.try_into().unwrap()));
+                            assert!(found >= least, "{found} < {least} from {source:?}");
+                            hits.fetch_add(1, Ordering::Relaxed);
+                        }
+                    });
+                }
+                scope.spawn(move || {
+                    let mut round = 0_usize;
+                    while !done.load(Ordering::Relaxed) {
+                        tier.move_some(3, |_| true).unwrap();
+                        round += 1;
+                        if round % 5 == 0 {
+                            tier.invalidate(VIEW, &[(round % KEYS) as u8]);
+                        }
+                    }
+                });
+                for sequence in 1..=60_000_u64 {
+                    let key = (sequence.wrapping_mul(0x9e37_79b9) >> 7) as usize % KEYS;
+                    put(tier, &[key as u8], sequence, &sequence.to_le_bytes());
+                    acknowledged[key].store(sequence, Ordering::Release);
+                    if sequence % 16 == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            assert!(hits.load(Ordering::Relaxed) > 100);
+            while tier.waiting().0 > 0 {
+                tier.move_some(100, |_| true).unwrap();
+            }
+            for (key, last) in acknowledged.iter().enumerate() {
+                let state = read(tier, &[key as u8]).0.unwrap();
+                assert_eq!(
+                    u64::from_le_bytes(state.try_into().unwrap()),
+                    last.load(Ordering::Relaxed)
+                );
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Put(u8, u16),
+        Remove(u8),
+        Get(u8),
+        Move(usize),
+        Invalidate(u8),
+        /// The flag says whether what was not flushed is lost.
+        Reopen(bool),
+        Rebuild,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..12_u8, any::<u16>()).prop_map(|(key, length)| Step::Put(key, length % 400)),
+            1 => (0..12_u8).prop_map(Step::Remove),
+            6 => (0..12_u8).prop_map(Step::Get),
+            3 => (1..6_usize).prop_map(Step::Move),
+            1 => (0..12_u8).prop_map(Step::Invalidate),
+            1 => any::<bool>().prop_map(Step::Reopen),
+            1 => Just(Step::Rebuild),
+        ]
+    }
+
+    proptest! {
+        /// Against a map, with history as a list: a restart replays what the mark does not cover.
+        #[test]
+        fn behaves_as_a_map(steps in proptest::collection::vec(step(), 1..120)) {
+            let cold = Shared::default();
+            let limits = TierLimits { overlay: 3000, cache: 2500 };
+            let mut tier = cold.tier(limits);
+            let mut history: Vec<(u8, Option<Vec<u8>>)> = Vec::new();
+            let mut model: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+            let replay = |tier: &DiskTier, history: &[(u8, Option<Vec<u8>>)], from: u64| {
+                for (sequence, (key, state)) in (1..).zip(history).skip(from as usize) {
+                    let room = match state {
+                        Some(state) => tier.put(VIEW, &[*key], Sequence(sequence), state),
+                        None => tier.remove(VIEW, &[*key], Sequence(sequence)),
+                    };
+                    tier.applied(Sequence(sequence));
+                    if room == Room::Full {
+                        tier.move_some(usize::MAX, |_| true).unwrap();
+                    }
+                }
+            };
+            for step in steps {
+                let end = history.len() as u64;
+                match step {
+                    Step::Put(key, length) => {
+                        let state = vec![key ^ length as u8; usize::from(length)];
+                        history.push((key, Some(state.clone())));
+                        model.insert(key, state);
+                        replay(&tier, &history, end);
+                    }
+                    Step::Remove(key) => {
+                        history.push((key, None));
+                        model.remove(&key);
+                        replay(&tier, &history, end);
+                    }
+                    Step::Get(key) => {
+                        prop_assert_eq!(&read(&tier, &[key]).0, &model.get(&key).cloned());
+                        let for_write = tier.get_for_write(VIEW, &[key]).unwrap();
+                        let for_write = for_write.map(|state| state.to_vec());
+                        prop_assert_eq!(&for_write, &model.get(&key).cloned());
+                    }
+                    Step::Move(most) => {
+                        let moved = tier.move_some(most, |durable| durable.0 <= end).unwrap();
+                        prop_assert!(moved.covered.0 <= end);
+                    }
+                    Step::Invalidate(key) => {
+                        tier.invalidate(VIEW, &[key]);
+                    }
+                    Step::Reopen(crash) => {
+                        drop(tier);
+                        if crash {
+                            let mut memory = cold.memory();
+                            memory.rows = memory.durable.clone();
+                        }
+                        let mark = cold.memory().mark;
+                        tier = cold.tier(limits);
+                        replay(&tier, &history, mark);
+                    }
+                    Step::Rebuild => {
+                        tier.start_rebuild().unwrap();
+                        replay(&tier, &history, 0);
+                        tier.finish_rebuild();
+                    }
+                }
+            }
+            for key in 0..12 {
+                prop_assert_eq!(&read(&tier, &[key]).0, &model.get(&key).cloned());
+            }
+        }
+    }
+}
