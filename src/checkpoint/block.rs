@@ -106,7 +106,7 @@ impl<'a> Block<'a> {
     ) -> Result<(), String> {
         let mut rest = self.body;
         for index in 0..self.rows {
-            let (view, key, state, after) =
+            let ((view, key, state), after) =
                 split_row(rest).ok_or_else(|| format!("row {index} of a block is cut off"))?;
             row(view, key, state)?;
             rest = after;
@@ -115,14 +115,18 @@ impl<'a> Block<'a> {
     }
 }
 
-fn split_row(bytes: &[u8]) -> Option<(ViewId, &[u8], &[u8], &[u8])> {
+/// View, key and state.
+type Row<'a> = (ViewId, &'a [u8], &'a [u8]);
+
+/// The first row, and what follows it.
+fn split_row(bytes: &[u8]) -> Option<(Row<'_>, &[u8])> {
     let (view, bytes) = bytes.split_first_chunk::<4>()?;
     let (key, bytes) = bytes.split_first_chunk::<2>()?;
     let (state, bytes) = bytes.split_first_chunk::<4>()?;
     let (key, bytes) = bytes.split_at_checked(usize::from(u16::from_le_bytes(*key)))?;
     let state = usize::try_from(u32::from_le_bytes(*state)).ok()?;
     let (state, bytes) = bytes.split_at_checked(state)?;
-    Some((ViewId(u32::from_le_bytes(*view)), key, state, bytes))
+    Some(((ViewId(u32::from_le_bytes(*view)), key, state), bytes))
 }
 
 #[cfg(test)]
@@ -139,7 +143,9 @@ mod tests {
         builder.finish(number).bytes.to_vec()
     }
 
-    fn read(number: u64, bytes: &[u8]) -> Result<Vec<(u32, Vec<u8>, Vec<u8>)>, String> {
+    type Owned = (u32, Vec<u8>, Vec<u8>);
+
+    fn read(number: u64, bytes: &[u8]) -> Result<Vec<Owned>, String> {
         let mut rows = Vec::new();
         Block::open(number, bytes)?.each(|view, key, state| {
             rows.push((view.0, key.to_vec(), state.to_vec()));

@@ -18,7 +18,7 @@ mod watermark;
 use crate::ids::{Sequence, StoreId, ViewId};
 
 pub use sled_checkpoint::SledCheckpoint;
-pub use sled_tier::{SledTier, TierError, TierOpened};
+pub use sled_tier::{SledTier, TierError, TierOpened, TierRow};
 pub use watermark::Watermark;
 
 /// Somewhere to keep copies of the online map: the two newest finished ones are kept.

@@ -315,7 +315,9 @@ mod tests {
     const STORE: StoreId = StoreId([1; 16]);
 
     #[derive(Default)]
-    struct Rows(Mutex<BTreeMap<(u32, Vec<u8>), Vec<u8>>>);
+    struct Rows(Mutex<BTreeMap<Key, Vec<u8>>>);
+
+    type Key = (u32, Vec<u8>);
 
     impl Sink for Rows {
         fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {

@@ -26,6 +26,9 @@ const BATCH_KEY: &[u8] = b"";
 /// Rows removed in one write when a view is dropped.
 const REMOVED_AT_ONCE: usize = 1000;
 
+/// A key, and its value or none to remove it.
+pub type TierRow = (Arc<[u8]>, Option<Vec<u8>>);
+
 /// Rows of the disk tier.
 pub struct SledTier {
     disk: Arc<dyn Disk>,
@@ -101,11 +104,7 @@ impl SledTier {
     ///
     /// # Errors
     /// The disk's or sled's.
-    pub fn put_batch(
-        &self,
-        rows: &[(Arc<[u8]>, Option<Vec<u8>>)],
-        highest: Sequence,
-    ) -> Result<(), TierError> {
+    pub fn put_batch(&self, rows: &[TierRow], highest: Sequence) -> Result<(), TierError> {
         let tree = self.tree()?;
         let mut mark = self.mark();
         if highest > mark.highest {
@@ -337,7 +336,7 @@ mod tests {
         SledTier::open(Arc::new(RealDisk), directory, STORE, Sequence(history_end)).unwrap()
     }
 
-    fn row(key: &str, value: Option<&str>) -> (Arc<[u8]>, Option<Vec<u8>>) {
+    fn row(key: &str, value: Option<&str>) -> TierRow {
         (key.as_bytes().into(), value.map(|value| value.as_bytes().to_vec()))
     }
 

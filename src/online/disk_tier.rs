@@ -637,7 +637,7 @@ mod tests {
                     while !done.load(Ordering::Relaxed) {
                         tier.move_some(3, |_| true).unwrap();
                         round += 1;
-                        if round % 5 == 0 {
+                        if round.is_multiple_of(5) {
                             tier.invalidate(VIEW, &[(round % KEYS) as u8]);
                         }
                     }
@@ -646,7 +646,7 @@ mod tests {
                     let key = (sequence.wrapping_mul(0x9e37_79b9) >> 7) as usize % KEYS;
                     put(tier, &[key as u8], sequence, &sequence.to_le_bytes());
                     acknowledged[key].store(sequence, Ordering::Release);
-                    if sequence % 16 == 0 {
+                    if sequence.is_multiple_of(16) {
                         std::thread::yield_now();
                     }
                 }

@@ -135,7 +135,9 @@ impl Pinned<'_> {
         let before = self.rows.get_key_value(key).map_or(0, |(row, ())| row.bytes());
         self.bytes.fetch_add(row.bytes() as u64, Ordering::Relaxed);
         self.bytes.fetch_sub(before as u64, Ordering::Relaxed);
-        if self.rows.insert(row, ()).is_none() && self.rows.len() % ROWS_BETWEEN_FLUSHES == 0 {
+        if self.rows.insert(row, ()).is_none()
+            && self.rows.len().is_multiple_of(ROWS_BETWEEN_FLUSHES)
+        {
             self.rows.map().guard().flush();
         }
     }
@@ -207,7 +209,7 @@ mod tests {
             assert_eq!(left, right, "torn");
             u32::from_le_bytes(left.try_into().unwrap())
         };
-        let is_removed_at_times = |key: u32| key % 7 == 0;
+        let is_removed_at_times = |key: u32| key.is_multiple_of(7);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut last = vec![0; KEYS as usize];
@@ -233,10 +235,10 @@ mod tests {
                     }
                 }
             });
-            for round in 1..200 {
+            for round in 1..200_u32 {
                 for key in 0..KEYS {
                     let pinned = map.pin();
-                    if is_removed_at_times(key) && round % 3 == 0 {
+                    if is_removed_at_times(key) && round.is_multiple_of(3) {
                         pinned.remove(&key.to_be_bytes());
                     } else {
                         pinned.put(&key.to_be_bytes(), &state(round));
