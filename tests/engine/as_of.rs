@@ -303,7 +303,7 @@ impl Store {
         let everybody: Vec<Vec<u8>> = accepted.rows.keys().cloned().chain([nobody]).collect();
         let batch = || keys(&everybody);
         let at = self.engine.now();
-        let online = now(&self.engine, &self.plan(Purpose::Online), &batch());
+        let online = now(&self.engine, &self.plan(Purpose::Online), batch()).await;
         let plan = self.plan(Purpose::AsOf);
         let past = then(&self.engine, &plan, batch(), vec![at; everybody.len()], None).await;
         assert_eq!(online, past);

@@ -86,7 +86,7 @@ async fn ask(
     let plan = plan(engine, what, purpose).expect("what is asked is defined");
     let batch = batch(&plan, entity_of);
     let mut rows = match at {
-        None => now(engine, &plan, &batch),
+        None => now(engine, &plan, batch).await,
         Some(at) => then(engine, &plan, batch, vec![time(at)], None).await,
     };
     (plan, rows.remove(0))

@@ -19,6 +19,7 @@ use larder::engine::writes::Durability;
 use larder::ids::ProjectId;
 use larder::limits::Limits;
 use larder::metrics::Metrics;
+use larder::online::TierLimits;
 use larder::recency::Status;
 use larder::registry::definitions::Definitions;
 use larder::registry::plan::{Ask, What};
@@ -39,6 +40,9 @@ pub(crate) fn open_at(path: &Path, clock: &ManualClock, durability: Durability) 
         sync_interval: Span::from_micros(20_000),
         segment_bytes: 64 << 10,
         checkpoint_interval: Span::from_seconds(3600),
+        // Next to nothing, so that rows move to the disk and are read from there.
+        tier_limits: TierLimits { overlay: 512, cache: 512 },
+        read_deadline: Span::from_seconds(60),
         accept_clock: false,
         limits: Limits::default(),
     };
@@ -103,13 +107,22 @@ pub(crate) fn plan(
 }
 
 /// The answers as of now, row by row.
-pub(crate) fn now(engine: &Engine, plan: &LookupPlan, batch: &Batch) -> Vec<Vec<Told>> {
+pub(crate) async fn now(engine: &Engine, plan: &Arc<LookupPlan>, batch: Batch) -> Vec<Vec<Told>> {
     let mut rows = vec![Vec::new(); batch.rows()];
-    engine.answer(plan, batch, &ColdStates::none(), engine.now(), |row, column, answer| {
+    let batch = Arc::new(batch);
+    let cold = match plan.has_disk_tier() {
+        true => engine.fetch_cold(plan, &batch, deadline()).await,
+        false => ColdStates::none(),
+    };
+    engine.answer(plan, &batch, &cold, engine.now(), |row, column, answer| {
         assert_eq!(column, rows[row].len(), "columns come in order");
         rows[row].push(answer.into());
     });
     rows
+}
+
+fn deadline() -> Deadline {
+    Deadline::after(Span::from_seconds(300))
 }
 
 /// The answers as of the instants, row by row.
@@ -122,13 +135,19 @@ pub(crate) async fn then(
 ) -> Vec<Vec<Told>> {
     let mut rows = vec![Vec::new(); batch.rows()];
     let ask = AsOf { plan: plan.clone(), batch, times, known_at };
-    let deadline = Deadline::after(Span::from_seconds(300));
-    let answers = engine.as_of(ask, deadline).await.expect("history can be read");
+    let answers = engine.as_of(ask, deadline()).await.expect("history can be read");
     answers.for_each(|row, column, answer| {
         assert_eq!(column, rows[row].len(), "columns come in order");
         rows[row].push(answer.into());
     });
     rows
+}
+
+/// Entities that have a row in any view.
+pub(crate) async fn entity_count(engine: &Engine, entity: &str) -> u64 {
+    let registry = engine.registry();
+    let entity = registry.entity_named(PROJECT, entity).expect("it is defined").id;
+    engine.entity_count(entity, deadline()).await.expect("it can be counted")
 }
 
 /// Encodes a key whose parts are texts.

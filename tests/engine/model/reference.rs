@@ -2,7 +2,7 @@
 //!
 //! It does not know the engine, only its promises.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use larder::engine::writes::Accepted;
@@ -26,7 +26,7 @@ const KINDS: [(&str, Option<i64>, Option<&str>); 7] = [
     ("float32[2]", Some(5), None),
 ];
 /// Entities, their join keys and the views they begin with.
-const ENTITIES: [(&str, &str); 2] =
+pub(super) const ENTITIES: [(&str, &str); 2] =
     [("user", "[\"user_id\"]"), ("route", "[\"origin\", \"number:int64\"]")];
 
 /// The name and version of a view.
@@ -80,6 +80,7 @@ impl Feature {
 pub(super) struct View {
     pub(super) entity: &'static str,
     ttl: Option<i64>,
+    tier: &'static str,
     pub(super) features: Vec<Feature>,
     rows: Vec<Row>,
 }
@@ -142,7 +143,8 @@ impl Model {
             "activity" => ("user", None),
             _ => ("route", Some(45)),
         };
-        let mut view = View { entity, ttl, features: Vec::new(), rows: Vec::new() };
+        let tier = if name.0 == "activity" || name.1 == 2 { "disk" } else { "memory" };
+        let mut view = View { entity, ttl, tier, features: Vec::new(), rows: Vec::new() };
         for kind in kinds {
             view.add_feature(*kind);
         }
@@ -163,7 +165,7 @@ impl Model {
         }
         for ((name, version), view) in &self.views {
             let _ = writeln!(toml, "[view.\"{}\"]", declared((name, *version)));
-            let _ = writeln!(toml, "entity = \"{}\"", view.entity);
+            let _ = writeln!(toml, "entity = \"{}\"\ntier = \"{}\"", view.entity, view.tier);
             if let Some(ttl) = view.ttl {
                 let _ = writeln!(toml, "ttl = \"{ttl}s\"");
             }
@@ -231,8 +233,12 @@ impl View {
     }
 
     /// Entities with a row.
-    pub(super) fn entities(&self) -> usize {
-        (0..KEYS).filter(|entity| self.rows.iter().any(|row| row.entity == *entity)).count()
+    pub(super) fn entities(&self) -> BTreeSet<EntityIndex> {
+        self.rows.iter().map(|row| row.entity).collect()
+    }
+
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.tier == "memory"
     }
 
     /// What history says of `entity` at `at`, of what had arrived by `known_at`.

@@ -2,9 +2,9 @@
 //!
 //! It does not know how steps are made up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use larder::engine::error::Problem;
@@ -21,9 +21,9 @@ use larder::value::cell::Cell;
 use larder::value::types::KeyType;
 use tempfile::TempDir;
 
-use crate::model::reference::{KEYS, Model, Remembered, SentRow, ViewName, declared};
-use crate::model::steps::{Definition, NewRow, Restart, RowTime, Step};
-use crate::support::{self, PROJECT, key, keys, now, open_at, plan, then};
+use crate::model::reference::{ENTITIES, KEYS, Model, Remembered, SentRow, ViewName, declared};
+use crate::model::steps::{Definition, Loss, NewRow, Restart, RowTime, Step};
+use crate::support::{self, PROJECT, entity_count, key, keys, now, open_at, plan, then};
 
 /// How far an event may lie ahead, and the clock behind: the default of `limits.max_future`.
 const MAX_FUTURE: Span = Span::from_seconds(300);
@@ -61,7 +61,7 @@ impl Run {
             Step::Repeat { pick, same_content } => self.repeat(*pick, *same_content).await,
             Step::Overtaken { rows, by } => self.overtaken(rows, by).await,
             Step::Define(definition) => self.define(definition).await,
-            Step::Restart { how, forget_checkpoint } => self.restart(*how, *forget_checkpoint),
+            Step::Restart { how, loss } => self.restart(*how, *loss),
             Step::Clock(seconds) => self.clock.advance(Span::from_seconds(*seconds)),
         }
     }
@@ -266,7 +266,7 @@ impl Run {
 
     // Restarts --------------------------------------------------------------------------------
 
-    fn restart(&mut self, how: Restart, forget_checkpoint: bool) {
+    fn restart(&mut self, how: Restart, loss: Loss) {
         match how {
             Restart::Close => self.engine.close(),
             Restart::Crash => {
@@ -276,11 +276,15 @@ impl Run {
                 self.directory = copy;
             }
         }
-        if forget_checkpoint {
-            let checkpoint = self.directory.path().join("checkpoint");
-            if checkpoint.exists() {
-                fs::remove_dir_all(checkpoint).expect("it can be removed");
-            }
+        let checkpoint = self.directory.path().join("checkpoint");
+        let disk_tier = self.directory.path().join("disk");
+        match loss {
+            Loss::Nothing => {}
+            Loss::Checkpoint => remove(&checkpoint),
+            Loss::DiskTier => remove(&disk_tier),
+            Loss::Both => [checkpoint, disk_tier].iter().for_each(|derived| remove(derived)),
+            Loss::CheckpointDamaged => damage(&checkpoint),
+            Loss::DiskTierDamaged => damage(&disk_tier),
         }
         self.engine = open_at(self.directory.path(), &self.clock, self.durability);
     }
@@ -291,12 +295,19 @@ impl Run {
     pub(super) async fn check(&self, salt: u64) {
         assert_eq!(self.engine.health().sequence.0, self.model.sequence, "sequences are dense");
         assert_eq!(self.engine.now(), self.now().as_event_time());
-        let mut entities = BTreeMap::new();
+        let mut in_memory = BTreeMap::new();
         for (name, view) in &self.model.views {
             self.check_view(*name, salt).await;
-            if view.entities() > 0 {
-                entities.insert(declared(*name), view.entities() as u64);
+            let entities = view.entities().len() as u64;
+            if entities > 0 && view.is_in_memory() {
+                in_memory.insert(declared(*name), entities);
             }
+        }
+        for (entity, _) in ENTITIES {
+            let views = self.model.views.values().filter(|view| view.entity == entity);
+            let entities: BTreeSet<usize> = views.flat_map(|view| view.entities()).collect();
+            let counted = entity_count(&self.engine, entity).await;
+            assert_eq!(counted, entities.len() as u64, "entities of type {entity}");
         }
         let registry = self.engine.registry();
         let rows = self.engine.rows_per_view().into_iter().filter(|(_, rows)| *rows > 0);
@@ -306,7 +317,7 @@ impl Run {
                 (declared((&view.name, view.version)), rows)
             })
             .collect();
-        assert_eq!(rows, entities, "entities per view");
+        assert_eq!(rows, in_memory, "rows per view");
     }
 
     async fn check_view(&self, name: ViewName, salt: u64) {
@@ -323,14 +334,15 @@ impl Run {
         };
         let present = self.now().as_event_time();
         let expected = model(present, ArrivalTime::MAX);
-        assert_eq!(now(&self.engine, &online, &everybody()), expected, "{name:?} now");
+        let answers = now(&self.engine, &online, everybody()).await;
+        assert_eq!(answers, expected, "{name:?} now");
         for (at, known_at) in self.instants(salt) {
             let times = vec![at; KEYS + 1];
             let answers = then(&self.engine, &past, everybody(), times, known_at).await;
             let expected = model(at, known_at.unwrap_or(ArrivalTime::MAX));
             assert_eq!(answers, expected, "{name:?} at {at}, known at {known_at:?}");
         }
-        self.check_default(name, &everybody());
+        self.check_default(name, everybody()).await;
     }
 
     /// Now, then, and then with what was known at some time.
@@ -345,7 +357,7 @@ impl Run {
     }
 
     /// The bare name means the default version.
-    fn check_default(&self, (name, version): ViewName, everybody: &Batch) {
+    async fn check_default(&self, (name, version): ViewName, everybody: Batch) {
         if self.model.default_versions[name] != version {
             return;
         }
@@ -353,7 +365,8 @@ impl Run {
         let bare = plan(&self.engine, What::Features(vec![&reference]), Purpose::Online);
         let bare = bare.expect("the default version has a first feature");
         assert_eq!(bare.plan.sources[0].view.version, version, "default version of {name}");
-        assert_eq!(now(&self.engine, &bare, everybody).len(), everybody.rows());
+        let rows = everybody.rows();
+        assert_eq!(now(&self.engine, &bare, everybody).await.len(), rows);
     }
 }
 
@@ -368,10 +381,39 @@ fn entity_key(entity: &str, index: usize) -> Vec<u8> {
     }
 }
 
+fn remove(directory: &Path) {
+    if directory.exists() {
+        fs::remove_dir_all(directory).expect("it can be removed");
+    }
+}
+
+/// Inverts a byte in the middle of every file.
+fn damage(directory: &Path) {
+    for path in entries(directory) {
+        if path.is_dir() {
+            damage(&path);
+            continue;
+        }
+        let mut bytes = fs::read(&path).expect("it can be read");
+        let middle = bytes.len() / 2;
+        if let Some(byte) = bytes.get_mut(middle) {
+            *byte = !*byte;
+            fs::write(&path, bytes).expect("it can be written");
+        }
+    }
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    if !directory.exists() {
+        return Vec::new();
+    }
+    let entries = fs::read_dir(directory).expect("it can be listed");
+    entries.map(|entry| entry.expect("it can be listed").path()).collect()
+}
+
 fn copy_directory(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("it can be made");
-    for entry in fs::read_dir(from).expect("it can be listed") {
-        let path = entry.expect("it can be listed").path();
+    for path in entries(from) {
         let target = to.join(path.file_name().expect("entries have names"));
         if path.is_dir() {
             copy_directory(&path, &target);

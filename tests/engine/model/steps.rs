@@ -33,7 +33,7 @@ pub(super) enum Step {
     Define(Definition),
     Restart {
         how: Restart,
-        forget_checkpoint: bool,
+        loss: Loss,
     },
     /// Turns the clock by so many seconds.
     Clock(i64),
@@ -93,6 +93,17 @@ pub(super) enum Restart {
     Crash,
 }
 
+/// What is derived from history and can be lost or damaged between two runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Loss {
+    Nothing,
+    Checkpoint,
+    DiskTier,
+    Both,
+    CheckpointDamaged,
+    DiskTierDamaged,
+}
+
 pub(super) fn history() -> impl Strategy<Value = History> {
     let durability =
         prop_oneof![Just(Durability::Sync), Just(Durability::Interval), Just(Durability::Os)];
@@ -103,20 +114,23 @@ fn step() -> impl Strategy<Value = Step> {
     let key = prop_oneof![2 => Just(None), 1 => (0..6u8).prop_map(Some)];
     prop_oneof![
         24 => (rows(), key).prop_map(|(rows, key)| Step::Write { rows, key }),
-        4 => (any::<usize>(), prop::bool::weighted(0.8))
+        4 => (pick(), prop::bool::weighted(0.8))
             .prop_map(|(pick, same_content)| Step::Repeat { pick, same_content }),
         2 => (rows(), definition()).prop_map(|(rows, by)| Step::Overtaken { rows, by }),
         6 => definition().prop_map(Step::Define),
-        4 => (restart(), any::<bool>())
-            .prop_map(|(how, forget_checkpoint)| Step::Restart { how, forget_checkpoint }),
+        4 => (restart(), loss()).prop_map(|(how, loss)| Step::Restart { how, loss }),
         6 => clock().prop_map(Step::Clock),
     ]
 }
 
 fn rows() -> impl Strategy<Value = Vec<NewRow>> {
     let cells = vec(cell(), 6);
-    let row = (any::<usize>(), any::<usize>(), row_time(), cells)
-        .prop_map(|(view, entity, time, cells)| NewRow { view, entity, time, cells });
+    let row = (pick(), pick(), row_time(), cells).prop_map(|(view, entity, time, cells)| NewRow {
+        view,
+        entity,
+        time,
+        cells,
+    });
     vec(row, 1..8)
 }
 
@@ -142,7 +156,6 @@ fn cell() -> impl Strategy<Value = NewCell> {
 }
 
 fn definition() -> impl Strategy<Value = Definition> {
-    let pick = any::<usize>;
     prop_oneof![
         3 => (pick(), pick()).prop_map(|(view, kind)| Definition::AddFeature { view, kind }),
         2 => (pick(), pick()).prop_map(|(view, kind)| Definition::AddVersion { view, kind }),
@@ -156,6 +169,17 @@ fn restart() -> impl Strategy<Value = Restart> {
     prop_oneof![Just(Restart::Close), Just(Restart::Crash)]
 }
 
+fn loss() -> impl Strategy<Value = Loss> {
+    prop_oneof![
+        4 => Just(Loss::Nothing),
+        2 => Just(Loss::Checkpoint),
+        1 => Just(Loss::DiskTier),
+        1 => Just(Loss::Both),
+        1 => Just(Loss::CheckpointDamaged),
+        1 => Just(Loss::DiskTierDamaged),
+    ]
+}
+
 fn clock() -> impl Strategy<Value = i64> {
     prop_oneof![
         6 => 0..60i64,
@@ -166,4 +190,8 @@ fn clock() -> impl Strategy<Value = i64> {
         // Past `max_future`: writes stop until it is turned on again.
         1 => -900..-300i64,
     ]
+}
+
+fn pick() -> std::ops::Range<usize> {
+    0..60
 }
