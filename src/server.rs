@@ -26,6 +26,8 @@ use crate::metrics::Metrics;
 use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
 
+pub mod definition_files;
+
 mod definitions;
 
 pub mod logging;
@@ -156,7 +158,8 @@ async fn serve(
     Ok(())
 }
 
-fn engine_options(config: &Config, options: StartOptions) -> Options {
+/// How the engine is opened as the configuration says.
+pub fn engine_options(config: &Config, options: StartOptions) -> Options {
     let storage = &config.storage;
     Options {
         data_dir: storage.data_dir.clone(),
