@@ -30,7 +30,7 @@ const PAIRS: usize = 10_000;
 const ROUTE_PAIRS: usize = 3_000;
 const HOUR: i64 = 3_600_000_000;
 
-/// What a table says of its feature: name, definition, TTL in hours, default.
+/// A feature of a table.
 struct Column {
     name: &'static str,
     type_name: &'static str,
@@ -175,20 +175,27 @@ impl Accepted {
         accepted
     }
 
-    /// Looks at every row of the key, in the order accepted.
+    /// Looks at every row of the key, the last accepted first, so that only a newer one counts.
     fn answer(&self, key: &[u8], at: EventTime, known_at: Option<ArrivalTime>) -> Vec<Told> {
         let rows = self.rows.get(key).map_or(&[][..], Vec::as_slice);
         let mut newest: Vec<Option<&Row>> = vec![None; self.table.columns.len()];
-        for row in rows {
-            if row.event_time > at || known_at.is_some_and(|known_at| row.arrival > known_at) {
+        // A row that is no newer than this changes nothing.
+        let mut settled = EventTime::MIN;
+        for row in rows.iter().rev() {
+            if row.event_time > at || row.event_time <= settled {
+                continue;
+            }
+            if known_at.is_some_and(|known_at| row.arrival > known_at) {
                 continue;
             }
             for (newest, cell) in newest.iter_mut().zip(&row.cells) {
-                let newer = newest.is_none_or(|newest| newest.event_time <= row.event_time);
+                let newer = newest.is_none_or(|newest| newest.event_time < row.event_time);
                 if newer && *cell != Cell::Absent {
                     *newest = Some(row);
                 }
             }
+            let times = newest.iter().map(|row| row.map_or(EventTime::MIN, |row| row.event_time));
+            settled = times.min().unwrap_or(EventTime::MAX);
         }
         let columns = self.table.columns.iter().enumerate();
         columns.map(|(slot, column)| column.answer(slot, newest[slot], at)).collect()
