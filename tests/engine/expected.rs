@@ -176,7 +176,7 @@ async fn the_example_answers_what_was_worked_out_without_larder() {
     load_all(&engine, array(&expected, "loads")).await;
     for restarted in [false, true] {
         if restarted {
-            engine.close();
+            drop(engine);
             engine = open_at(directory.path(), &clock, Durability::Os);
         }
         for section in ["latest", "as_of"] {

@@ -121,6 +121,16 @@ pub(crate) async fn now(engine: &Engine, plan: &Arc<LookupPlan>, batch: Batch) -
     rows
 }
 
+/// Whether history answers for the disk tier, or for a part of it.
+pub(crate) async fn falls_back(
+    engine: &Engine,
+    plan: &Arc<LookupPlan>,
+    batch: &Arc<Batch>,
+) -> bool {
+    let cold = engine.fetch_cold(plan, batch, deadline()).await;
+    engine.answer(plan, batch, &cold, engine.now(), |_, _, _| {}).fallback.is_some()
+}
+
 fn deadline() -> Deadline {
     Deadline::after(Span::from_seconds(300))
 }

@@ -222,6 +222,7 @@ async fn columns_go_in_and_come_out() {
     let push = "POST /api/v1/features/push?view=profile";
     let pushed = send(&door, push, (Format::Arrow, &stream)).await;
     assert_eq!((pushed.status, &pushed.json["nan_as_null"]), (200, &json!(1)), "{}", pushed.json);
+    assert_eq!(send(&door, push, (Format::Parquet, &parquet)).await.status, 200);
     assert_eq!(send(&door, push, (Format::Arrow, &stream[..stream.len() / 2])).await.status, 400);
     assert_eq!(send(&door, push, (Format::Parquet, b"PAR1")).await.status, 400);
     let nowhere = send(&door, "POST /api/v1/features/push", (Format::Arrow, &stream)).await;

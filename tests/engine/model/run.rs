@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use larder::engine::error::Problem;
 use larder::engine::lookup::Batch;
@@ -37,7 +38,8 @@ pub(super) struct Run {
     directory: TempDir,
     durability: Durability,
     clock: ManualClock,
-    engine: Arc<Engine>,
+    /// None only between two runs.
+    engine: Option<Arc<Engine>>,
     model: Model,
 }
 
@@ -45,7 +47,7 @@ impl Run {
     pub(super) async fn start(durability: Durability) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = ManualClock::new(START);
-        let engine = open_at(directory.path(), &clock, durability);
+        let engine = Some(open_at(directory.path(), &clock, durability));
         let mut run = Self { directory, durability, clock, engine, model: Model::new() };
         run.define_model().await.expect("the first definitions");
         run
@@ -64,6 +66,10 @@ impl Run {
             Step::Restart { how, loss } => self.restart(*how, *loss),
             Step::Clock(seconds) => self.clock.advance(Span::from_seconds(*seconds)),
         }
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        self.engine.as_ref().expect("it is open")
     }
 
     /// What time the engine should think it is.
@@ -101,15 +107,16 @@ impl Run {
         if rows.is_empty() {
             return;
         }
-        let batch = self.batch(&self.engine.registry(), rows);
+        self.wait_for_the_disk_tier().await;
+        let batch = self.batch(&self.engine().registry(), rows);
         let expected = self.expect(rows, key.as_deref(), content);
         let idempotency = key.map(|key| Idempotency { key, content });
-        let answer = self.engine.write(PROJECT, batch, idempotency).await;
+        let answer = self.engine().write(PROJECT, batch, idempotency).await;
         assert_eq!(answer.map_err(|problem| problem.code), expected);
     }
 
     fn batch(&self, registry: &Registry, rows: &[SentRow]) -> WriteBatch {
-        let mut batch = WriteBatch::new(registry, self.engine.limits());
+        let mut batch = WriteBatch::new(registry, self.engine().limits());
         for row in rows {
             let name = declared(row.view);
             let view = registry.view_named(PROJECT, &name).expect("the view is defined");
@@ -180,10 +187,11 @@ impl Run {
         if rows.is_empty() {
             return;
         }
-        let registry = self.engine.registry();
+        self.wait_for_the_disk_tier().await;
+        let registry = self.engine().registry();
         let batch = self.batch(&registry, &rows);
         self.define(by).await;
-        let after = self.engine.registry();
+        let after = self.engine().registry();
         let dropped = rows.iter().any(|row| {
             let view = registry.view_named(PROJECT, &declared(row.view)).expect("it was there");
             after.view(view.id).is_none()
@@ -193,7 +201,7 @@ impl Run {
             true => Err(Code::UnknownView),
             false => self.expect(&rows, None, [0; 16]),
         };
-        let answer = self.engine.write(PROJECT, batch, None).await;
+        let answer = self.engine().write(PROJECT, batch, None).await;
         assert_eq!(answer.map_err(|problem| problem.code), expected);
     }
 
@@ -236,13 +244,13 @@ impl Run {
     }
 
     async fn define_model(&mut self) -> Result<(), Problem> {
-        let defined = support::define(&self.engine, &self.model.definitions()).await?;
+        let defined = support::define(self.engine(), &self.model.definitions()).await?;
         self.changed(defined.changes.len() as u64);
         Ok(())
     }
 
     async fn drop_view(&mut self, name: ViewName) {
-        let dropped = self.engine.drop_view(PROJECT, &declared(name)).await;
+        let dropped = self.engine().drop_view(PROJECT, &declared(name)).await;
         let versions = self.model.views.keys().filter(|(other, _)| *other == name.0).count();
         if self.model.default_versions[name.0] == name.1 && versions > 1 {
             assert_eq!(dropped.map_err(|problem| problem.code).err(), Some(Code::InUse));
@@ -268,11 +276,11 @@ impl Run {
 
     fn restart(&mut self, how: Restart, loss: Loss) {
         match how {
-            Restart::Close => self.engine.close(),
+            Restart::Close => self.close(),
             Restart::Crash => {
                 let copy = tempfile::tempdir().expect("a directory");
                 copy_directory(self.directory.path(), copy.path());
-                self.engine.close();
+                self.close();
                 self.directory = copy;
             }
         }
@@ -286,15 +294,35 @@ impl Run {
             Loss::CheckpointDamaged => damage(&checkpoint),
             Loss::DiskTierDamaged => damage(&disk_tier),
         }
-        self.engine = open_at(self.directory.path(), &self.clock, self.durability);
+        self.engine = Some(open_at(self.directory.path(), &self.clock, self.durability));
+    }
+
+    fn close(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.close();
+        }
+    }
+
+    /// While the disk tier is rebuilt history answers for it, which the checks after each step look
+    /// at; only how many rows are superseded nobody can tell then.
+    async fn wait_for_the_disk_tier(&self) {
+        for (name, view) in self.model.views.iter().filter(|(_, view)| !view.is_in_memory()) {
+            let reference = format!("{}:f0", declared(*name));
+            let what = What::Features(vec![&reference]);
+            let plan = plan(self.engine(), what, Purpose::Online).expect("it is defined");
+            let everybody = Arc::new(keys((0..KEYS).map(|entity| entity_key(view.entity, entity))));
+            while support::falls_back(self.engine(), &plan, &everybody).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     }
 
     // Comparison ------------------------------------------------------------------------------
 
     /// Compares every answer about every entity of every view; `salt` picks the instants.
     pub(super) async fn check(&self, salt: u64) {
-        assert_eq!(self.engine.health().sequence.0, self.model.sequence, "sequences are dense");
-        assert_eq!(self.engine.now(), self.now().as_event_time());
+        assert_eq!(self.engine().health().sequence.0, self.model.sequence, "sequences are dense");
+        assert_eq!(self.engine().now(), self.now().as_event_time());
         let mut in_memory = BTreeMap::new();
         for (name, view) in &self.model.views {
             self.check_view(*name, salt).await;
@@ -306,11 +334,11 @@ impl Run {
         for (entity, _) in ENTITIES {
             let views = self.model.views.values().filter(|view| view.entity == entity);
             let entities: BTreeSet<usize> = views.flat_map(|view| view.entities()).collect();
-            let counted = entity_count(&self.engine, entity).await;
+            let counted = entity_count(self.engine(), entity).await;
             assert_eq!(counted, entities.len() as u64, "entities of type {entity}");
         }
-        let registry = self.engine.registry();
-        let rows = self.engine.rows_per_view().into_iter().filter(|(_, rows)| *rows > 0);
+        let registry = self.engine().registry();
+        let rows = self.engine().rows_per_view().into_iter().filter(|(_, rows)| *rows > 0);
         let rows: BTreeMap<String, u64> = rows
             .map(|(id, rows)| {
                 let view = registry.view(id).expect("a view that is defined");
@@ -325,8 +353,9 @@ impl Run {
         let references: Vec<String> =
             view.features.iter().map(|f| format!("{}:{}", declared(name), f.name)).collect();
         let what = || What::Features(references.iter().map(String::as_str).collect());
-        let online = plan(&self.engine, what(), Purpose::Online).expect("the features are defined");
-        let past = plan(&self.engine, what(), Purpose::AsOf).expect("the features are defined");
+        let online =
+            plan(self.engine(), what(), Purpose::Online).expect("the features are defined");
+        let past = plan(self.engine(), what(), Purpose::AsOf).expect("the features are defined");
         // One more than there are rows for.
         let everybody = || keys((0..=KEYS).map(|entity| entity_key(view.entity, entity)));
         let model = |at: EventTime, known_at: ArrivalTime| -> Vec<_> {
@@ -334,11 +363,11 @@ impl Run {
         };
         let present = self.now().as_event_time();
         let expected = model(present, ArrivalTime::MAX);
-        let answers = now(&self.engine, &online, everybody()).await;
+        let answers = now(self.engine(), &online, everybody()).await;
         assert_eq!(answers, expected, "{name:?} now");
         for (at, known_at) in self.instants(salt) {
             let times = vec![at; KEYS + 1];
-            let answers = then(&self.engine, &past, everybody(), times, known_at).await;
+            let answers = then(self.engine(), &past, everybody(), times, known_at).await;
             let expected = model(at, known_at.unwrap_or(ArrivalTime::MAX));
             assert_eq!(answers, expected, "{name:?} at {at}, known at {known_at:?}");
         }
@@ -362,11 +391,11 @@ impl Run {
             return;
         }
         let reference = format!("{name}:f0");
-        let bare = plan(&self.engine, What::Features(vec![&reference]), Purpose::Online);
+        let bare = plan(self.engine(), What::Features(vec![&reference]), Purpose::Online);
         let bare = bare.expect("the default version has a first feature");
         assert_eq!(bare.plan.sources[0].view.version, version, "default version of {name}");
         let rows = everybody.rows();
-        assert_eq!(now(&self.engine, &bare, everybody).await.len(), rows);
+        assert_eq!(now(self.engine(), &bare, everybody).await.len(), rows);
     }
 }
 
