@@ -83,11 +83,19 @@ pub(super) fn invitation(listen: SocketAddr) -> Vec<String> {
         ),
         ask(
             "the weather at Newark as it stood in the rain of 22 August 2013",
-            r#"{"entity_type":"origin","entity_id":"EWR","as_of":"2013-08-22T13:30:00Z","feature_names":["weather:temp","weather:wind_speed","weather:precip","weather:visib"]}"#,
+            concat!(
+                r#"{"entity_type":"origin","entity_id":"EWR","as_of":"2013-08-22T13:30:00Z","#,
+                r#""feature_names":["weather:temp","weather:wind_speed","weather:precip","#,
+                r#""weather:visib"]}"#,
+            ),
         ),
         ask(
             "all that a model of delays asks for, over six entities",
-            r#"{"service":"departure_delay","entities":{"tailnum":"N711ZX","carrier":"DL","route":{"origin":"JFK","dest":"SFO"},"origin":"JFK","dest_airport":"SFO","alternate_airport":"EWR"}}"#,
+            concat!(
+                r#"{"service":"departure_delay","entities":{"tailnum":"N711ZX","carrier":"DL","#,
+                r#""route":{"origin":"JFK","dest":"SFO"},"origin":"JFK","#,
+                r#""dest_airport":"SFO","alternate_airport":"EWR"}}"#,
+            ),
         ),
     ]
 }

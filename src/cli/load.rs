@@ -14,7 +14,7 @@ use crate::engine::load::{EventTimes, LoadOptions};
 use crate::time::{EventTime, TimeError, TimeUnit};
 
 const EXAMPLE: &str = "Examples:\n  larder load weather.parquet --view weather\n  \
-                       larder load planes.parquet --view plane --event-time 2013-01-01T00:00:00Z\n  \
+                       larder load planes.parquet --view plane --event-time 2013-01-01\n  \
                        larder load flights.parquet --view last_arrival_of_aircraft --timestamp \
                        landed_by --data ./data\n\n\
                        Exit codes: 0 done or loaded before, 1 failed, 2 wrong use.";

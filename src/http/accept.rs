@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::http::connection;
+use crate::engine::error::Problem;
+use crate::http::{connection, problem};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics};
 
@@ -161,20 +162,16 @@ fn take<S>(
 
 /// Tells a connection that it is one too many, in the only words any HTTP/1 client understands.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, limit: usize) -> io::Result<()> {
-    let code = Code::Overloaded;
-    let body = format!(
-        r#"{{"type":"urn:larder:problem:{0}","title":"the server is overloaded","status":{1},"detail":"{limit} connections are open, the limit limits.connections","code":"{0}","request_id":""}}"#,
-        code.as_str(),
-        code.status()
-    );
-    let answer = format!(
+    let detail = format!("{limit} connections are open, the limit limits.connections");
+    let body = problem::json(&Problem::new(Code::Overloaded, detail), "");
+    let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     // Closing with the request unread would reset the connection, and the answer with it.
-    let mut head = [0; 4096];
-    let _ = stream.read(&mut head).await?;
-    stream.write_all(answer.as_bytes()).await?;
+    let mut request = [0; 4096];
+    let _ = stream.read(&mut request).await?;
+    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
     stream.shutdown().await
 }

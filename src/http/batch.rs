@@ -44,7 +44,8 @@ struct MixedBody<'a> {
     post, path = "/api/v1/features/batch", tag = "lookups",
     request_body = BatchRequest,
     responses(
-        (status = 200, description = "A row per entity; Arrow or Parquet if accepted", body = RowsAnswer),
+        (status = 200, description = "A row per entity; Arrow or Parquet if accepted",
+            body = RowsAnswer),
         (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
             content_type = "application/problem+json"),
         (status = "5XX", description = "Failed; the code says whether to retry",

@@ -35,7 +35,7 @@ struct EntityQuery {
 #[utoipa::path(
     get, path = "/api/v1/features/{entity_type}/{entity_id}", tag = "lookups",
     params(("entity_type" = String, Path, description = "Its type"),
-        ("entity_id" = String, Path, description = "Its key; parts of a composite one joined by commas"),
+        ("entity_id" = String, Path, description = "Its key, parts joined by commas"),
         ("service" = Option<String>, Query, description = "Only what this service reads"),
         ("views" = Option<String>, Query, description = "Only these views, separated by commas")),
     responses(

@@ -63,7 +63,8 @@ pub(super) struct Spine {
     post, path = "/api/v1/features/historical", tag = "lookups",
     request_body = HistoricalRequest,
     responses(
-        (status = 200, description = "A row per row; Arrow or Parquet if accepted", body = RowsAnswer),
+        (status = 200, description = "A row per row; Arrow or Parquet if accepted",
+            body = RowsAnswer),
         (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
             content_type = "application/problem+json"),
         (status = "5XX", description = "Failed; the code says whether to retry",

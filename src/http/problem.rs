@@ -32,8 +32,8 @@ struct PlaceJson<'a> {
     expected: &'a str,
 }
 
-/// The response that says `problem` to the request with this id.
-pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
+/// The JSON that says `problem` to the request with this id.
+pub(super) fn json(problem: &Problem, request_id: &str) -> Vec<u8> {
     let code = problem.code;
     let places = problem.places.iter().map(|place| PlaceJson {
         index: place.index,
@@ -50,9 +50,13 @@ pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
         request_id,
         errors: places.collect(),
     };
-    let body = serde_json::to_vec(&json).expect("texts and numbers are JSON");
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status(code);
+    serde_json::to_vec(&json).expect("texts and numbers are JSON")
+}
+
+/// The response that says `problem` to the request with this id.
+pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
+    let mut response = Response::new(Body::from(json(problem, request_id)));
+    *response.status_mut() = status(problem.code);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if let Some(seconds) = problem.retry_after {

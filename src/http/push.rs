@@ -194,11 +194,8 @@ fn answer(accepted: Accepted, nans: u64) -> axum::response::Response {
     let Accepted { accepted, superseded, sequence, durability } = accepted;
     let mut out = Vec::with_capacity(128);
     let durability = durability.as_str();
-    write!(
-        out,
-        r#"{{"accepted":{accepted},"superseded":{superseded},"sequence":{sequence},"durability":"{durability}""#
-    )
-    .expect("memory takes it");
+    write!(out, r#"{{"accepted":{accepted},"superseded":{superseded},"#).expect("memory takes it");
+    write!(out, r#""sequence":{sequence},"durability":"{durability}""#).expect("memory takes it");
     if nans > 0 {
         write!(out, ",\"nan_as_null\":{nans}").expect("memory takes it");
     }

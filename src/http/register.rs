@@ -54,7 +54,8 @@ pub(super) struct DefinedJson {
     post, path = "/api/v1/features/register", tag = "definitions",
     params(("dry_run" = Option<bool>, Query, description = "Only say what would change"),
         ("prune" = Option<bool>, Query, description = "Drop what is not there"),
-        ("If-Match" = Option<String>, Header, description = "The sequence the definitions must stand at")),
+        ("If-Match" = Option<String>, Header,
+            description = "The sequence the definitions must stand at")),
     request_body(content = Object, description = "The tree of a definition file"),
     responses(
         (status = 200, description = "What changed", body = DefinedJson),
