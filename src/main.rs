@@ -1,3 +1,15 @@
 //! The `larder` binary: arguments in, exit code out.
+//!
+//! It does not know the commands; `cli` does.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use larder::cli::{self, Arguments};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    cli::run(Arguments::parse())
+}

@@ -1,0 +1,147 @@
+//! Why a command did not do what it was asked, and the exit code that says so.
+//!
+//! It does not know the commands.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use serde::Deserialize;
+
+use crate::cli::definition_files::ReadError;
+use crate::cli::terminal;
+use crate::config::Mistakes;
+use crate::engine::error::Problem;
+use crate::registry::definitions::DefinitionError;
+
+/// How a command ends that is not done.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was asked wrongly, or what it was given has mistakes. Exit code 2.
+    WrongUse(Vec<String>),
+    /// It could not be done. Exit code 1.
+    Failed(Vec<String>),
+    /// A dry run found changes. Exit code 3, and nothing more to say.
+    Changes,
+}
+
+impl Failure {
+    /// Asked wrongly, in one sentence.
+    pub(super) fn wrong_use(message: impl fmt::Display) -> Self {
+        Self::WrongUse(vec![message.to_string()])
+    }
+
+    /// Not done, in one sentence.
+    pub(super) fn failed(message: impl fmt::Display) -> Self {
+        Self::Failed(vec![message.to_string()])
+    }
+
+    /// Says it on standard error.
+    pub(super) fn print(&self) {
+        let (Self::WrongUse(lines) | Self::Failed(lines)) = self else { return };
+        for line in lines {
+            terminal::complain(line);
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::FAILURE,
+            Self::WrongUse(_) => ExitCode::from(2),
+            Self::Changes => ExitCode::from(3),
+        }
+    }
+}
+
+impl From<Mistakes> for Failure {
+    fn from(Mistakes(mistakes): Mistakes) -> Self {
+        Self::WrongUse(mistakes.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl From<Vec<DefinitionError>> for Failure {
+    fn from(errors: Vec<DefinitionError>) -> Self {
+        Self::WrongUse(errors.iter().map(ToString::to_string).collect())
+    }
+}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Mistakes(mistakes) => mistakes.into(),
+            error => Self::wrong_use(error),
+        }
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let places = problem.places.into_iter().map(|place| RefusedPlace {
+            index: place.index,
+            field: place.field,
+            found: place.found,
+            expected: place.expected,
+        });
+        let errors = places.collect();
+        let code = problem.code.as_str().to_owned();
+        Refusal { title: None, detail: problem.detail, code, errors }.into()
+    }
+}
+
+/// What a refused request says, as problem JSON.
+#[derive(Deserialize, Debug)]
+pub(super) struct Refusal {
+    title: Option<String>,
+    detail: String,
+    code: String,
+    #[serde(default)]
+    errors: Vec<RefusedPlace>,
+}
+
+#[derive(Deserialize, Debug)]
+struct RefusedPlace {
+    index: Option<usize>,
+    field: String,
+    found: String,
+    expected: String,
+}
+
+impl From<Refusal> for Failure {
+    fn from(Refusal { title, detail, code, errors }: Refusal) -> Self {
+        let title = title.map(|title| format!("{title}: ")).unwrap_or_default();
+        let first = format!("{title}{detail} ({code})");
+        Self::Failed([first].into_iter().chain(errors.iter().map(RefusedPlace::line)).collect())
+    }
+}
+
+impl RefusedPlace {
+    /// `row 3, age: found "ten", expected int32`, as far as the parts are there.
+    fn line(&self) -> String {
+        let Self { index, field, found, expected } = self;
+        let row = index.map(|index| format!("row {index}, ")).unwrap_or_default();
+        match found.as_str() {
+            "" => format!("  {row}{field}: {expected}"),
+            found => format!("  {row}{field}: found {found}, expected {expected}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_name_title_detail_code_and_places() {
+        let json = r#"{"type":"urn:x","title":"a value is not valid","status":400,
+            "detail":"2 bad rows","code":"INVALID_VALUE","request_id":"r1","errors":[
+            {"index":3,"field":"age","found":"\"ten\"","expected":"int32"},
+            {"field":"view.a.ttl","found":"","expected":"a duration"}]}"#;
+        let refusal: Refusal = serde_json::from_str(json).unwrap();
+        let Failure::Failed(lines) = refusal.into() else { panic!("a refusal is a failure") };
+        let expected = [
+            "a value is not valid: 2 bad rows (INVALID_VALUE)",
+            "  row 3, age: found \"ten\", expected int32",
+            "  view.a.ttl: a duration",
+        ];
+        assert_eq!(lines, expected);
+    }
+}

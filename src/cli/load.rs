@@ -1,0 +1,128 @@
+//! `larder load`: a Parquet file into a view.
+//!
+//! It does not know how files are read or rows written.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::directory::IfMissing;
+use crate::cli::target::{LoadAsk, LoadReport, Whom};
+use crate::cli::terminal::Progress;
+use crate::cli::{Done, terminal};
+use crate::engine::load::{EventTimes, LoadOptions};
+use crate::time::{EventTime, TimeError, TimeUnit};
+
+const EXAMPLE: &str = "Examples:\n  larder load weather.parquet --view weather\n  \
+                       larder load planes.parquet --view plane --event-time 2013-01-01T00:00:00Z\n  \
+                       larder load flights.parquet --view last_arrival_of_aircraft --timestamp \
+                       landed_by --data ./data\n\n\
+                       Exit codes: 0 done or loaded before, 1 failed, 2 wrong use.";
+
+/// Loads a Parquet file into a view
+///
+/// Takes the columns named like the view's join keys and features, and the event time. The whole
+/// file is checked before anything is written. A load that was interrupted goes on where it stopped
+/// when it is given again; one that was completed is not loaded twice.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct Load {
+    /// The Parquet file
+    #[arg(value_name = "FILE.parquet")]
+    file: PathBuf,
+    /// The view, such as user_profile or user_profile@2
+    #[arg(long, value_name = "VIEW")]
+    view: String,
+    /// The column of event times [default: event_timestamp]
+    #[arg(long, value_name = "COLUMN", conflicts_with = "event_time")]
+    timestamp: Option<String>,
+    /// The event time of all rows, in RFC 3339, for a file without such a column
+    #[arg(long, value_name = "TIME", value_parser = read_time)]
+    event_time: Option<EventTime>,
+    /// The unit of event times that are plain integers [default: us]
+    #[arg(long, value_name = "UNIT", conflicts_with = "event_time")]
+    time_unit: Option<Unit>,
+    /// What becomes of NaN in a column of plain numbers
+    #[arg(long, value_name = "WHAT", default_value = "null")]
+    nan: Nan,
+    /// The project of the view [default: default]
+    #[arg(long, value_name = "PROJECT")]
+    project: Option<String>,
+    #[command(flatten)]
+    whom: Whom,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Unit {
+    S,
+    Ms,
+    Us,
+    Ns,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Nan {
+    /// It refuses the file.
+    Refuse,
+    /// It is read as null and counted.
+    Null,
+}
+
+impl Load {
+    pub(super) fn run(&self) -> Done {
+        let event_time = match self.event_time {
+            Some(time) => EventTimes::At(time),
+            None => EventTimes::Column(self.timestamp.clone()),
+        };
+        let time_unit = self.time_unit.map(|unit| match unit {
+            Unit::S => TimeUnit::Second,
+            Unit::Ms => TimeUnit::Millisecond,
+            Unit::Us => TimeUnit::Microsecond,
+            Unit::Ns => TimeUnit::Nanosecond,
+        });
+        let refuse_nan = self.nan == Nan::Refuse;
+        let ask = LoadAsk {
+            project: self.project.clone(),
+            view: self.view.clone(),
+            file: self.file.clone(),
+            options: LoadOptions { event_time, time_unit, refuse_nan },
+        };
+        let target = self.whom.find(IfMissing::Refuse)?;
+        let progress = Progress::new(self.file.display().to_string());
+        let report = target.load(&ask, progress)?;
+        words(&self.view, &report).iter().for_each(terminal::say);
+        Ok(())
+    }
+}
+
+fn read_time(text: &str) -> Result<EventTime, TimeError> {
+    EventTime::parse(text)
+}
+
+/// What a load did, a line for each thing worth knowing.
+fn words(view: &str, report: &LoadReport) -> Vec<String> {
+    let LoadReport { rows, written, resumed, superseded, nan_as_null, sequence, .. } = report;
+    let mut lines = Vec::new();
+    match &report.loaded_before {
+        Some(time) => {
+            lines.push(format!("loaded before, at {time}: all {rows} rows are in {view}"));
+        }
+        None => {
+            if *resumed > 0 {
+                lines.push(format!("resumed after {resumed} rows that an earlier run had written"));
+            }
+            lines.push(format!("loaded {written} rows into {view}, sequence {sequence}"));
+        }
+    }
+    if *superseded > 0 {
+        let why = "since newer rows are there; history has them";
+        lines.push(format!("  {superseded} of them change nothing online, {why}"));
+    }
+    if *nan_as_null > 0 {
+        lines.push(format!("  NaN read as null: {nan_as_null}"));
+    }
+    if !report.ignored_columns.is_empty() {
+        lines.push(format!("  columns left aside: {}", report.ignored_columns.join(", ")));
+    }
+    lines
+}

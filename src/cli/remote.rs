@@ -1,0 +1,257 @@
+//! Asks a running server over HTTP, and turns what it refuses into words.
+//!
+//! It does not know what the commands do with the answers.
+
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use ureq::http::{Request, Response};
+use ureq::{Agent, AsSendBody, Body, SendBody};
+
+use crate::cli::failure::{Failure, Refusal};
+use crate::cli::target::{LoadAsk, LoadReport, encode};
+use crate::cli::terminal::Progress;
+use crate::config::Config;
+use crate::disk::real::RealDisk;
+use crate::disk::{Disk, Stream};
+use crate::engine::define::{DefineOptions, Defined};
+use crate::engine::load::EventTimes;
+use crate::ids::Sequence;
+use crate::registry::changes::Absent;
+use crate::registry::definitions::Definitions;
+use crate::time::TimeUnit;
+
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long a server may take to answer a probe.
+const PROBE: Duration = Duration::from_secs(5);
+/// Longest answer that is read.
+const ANSWER_BYTES: u64 = 1 << 30;
+
+/// A running server.
+pub(super) struct Remote {
+    agent: Agent,
+    base: String,
+}
+
+/// What the register endpoint answers.
+#[derive(Deserialize)]
+struct Registered {
+    changes: Vec<String>,
+    #[serde(default)]
+    warnings: Vec<String>,
+    sequence: u64,
+}
+
+impl Remote {
+    /// The server at `url`, or where `config` has it listen.
+    pub(super) fn new(url: Option<&str>, config: &Config) -> Result<Self, Failure> {
+        let base = match url {
+            Some(url) => base_of(url)?,
+            None => format!("http://{}", reachable(config.server.listen)?),
+        };
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .proxy(None)
+            .timeout_connect(Some(CONNECT));
+        Ok(Self { agent: agent.build().into(), base })
+    }
+
+    /// What `/health` says: whether it is well, and its words.
+    pub(super) fn health(&self) -> Result<(bool, String), Failure> {
+        let request = self.agent.get(format!("{}/health", self.base));
+        let response = request.config().timeout_global(Some(PROBE)).build().call();
+        let mut response = response.map_err(|error| self.unreachable(&error))?;
+        let words = response.body_mut().read_to_string();
+        let words = words.map_err(|error| self.unreachable(&error))?;
+        Ok((response.status().is_success(), words))
+    }
+
+    /// The answer to a GET of this path and query.
+    pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        self.send(Request::get(format!("{}{path}", self.base)), ())
+    }
+
+    /// See [`crate::cli::target::Target::define`]. Definitions of several projects are several
+    /// requests, one after another.
+    pub(super) fn define(
+        &self,
+        definitions: &Definitions,
+        options: DefineOptions,
+    ) -> Result<Defined, Failure> {
+        let mut all =
+            Defined { changes: Vec::new(), warnings: Vec::new(), sequence: Sequence::ZERO };
+        let mut expected = options.if_match;
+        for (project, tree) in definitions.to_json() {
+            let url = format!(
+                "{}/api/v1/features/register?dry_run={}&prune={}&project={}",
+                self.base,
+                options.dry_run,
+                options.absent == Absent::Drop,
+                encode(project),
+            );
+            let mut request = Request::post(url).header("content-type", "application/json");
+            if let Some(sequence) = expected {
+                request = request.header("if-match", sequence.to_string());
+            }
+            let answer = self.send(request, tree.to_string())?;
+            let registered: Registered = self.parse(&answer)?;
+            all.changes.extend(registered.changes);
+            all.warnings.extend(registered.warnings);
+            all.sequence = Sequence(registered.sequence);
+            // Each project's change moves the sequence that the next one has to name.
+            expected = expected.map(|_| all.sequence);
+        }
+        Ok(all)
+    }
+
+    /// See [`crate::cli::target::Target::load`].
+    pub(super) fn load(&self, ask: &LoadAsk, progress: Progress) -> Result<LoadReport, Failure> {
+        let file = RealDisk.open_read(&ask.file).map_err(Failure::wrong_use)?;
+        let total = file.length().map_err(Failure::wrong_use)?;
+        let upload = Upload { file: Stream::new(file, 0), total, progress };
+        let request = Request::post(format!("{}{}", self.base, load_path(ask)))
+            .header("content-type", "application/vnd.apache.parquet")
+            .header("content-length", total);
+        let answer = self.send(request, SendBody::from_owned_reader(upload))?;
+        self.parse(&answer)
+    }
+
+    fn send(
+        &self,
+        request: ureq::http::request::Builder,
+        body: impl AsSendBody,
+    ) -> Result<Vec<u8>, Failure> {
+        let request = request.body(body).map_err(Failure::wrong_use)?;
+        let response = self.agent.run(request);
+        self.read(response.map_err(|error| self.unreachable(&error))?)
+    }
+
+    fn read(&self, mut response: Response<Body>) -> Result<Vec<u8>, Failure> {
+        let body = response.body_mut().with_config().limit(ANSWER_BYTES).read_to_vec();
+        let body = body.map_err(|error| self.unreachable(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(body);
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(refusal) => Err(refusal.into()),
+            Err(_) => Err(Failure::failed(format_args!(
+                "{} answered {status}, which is not what a larder server says",
+                self.base
+            ))),
+        }
+    }
+
+    fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
+        serde_json::from_slice(answer).map_err(|error| {
+            Failure::failed(format_args!("{} answered what cannot be read: {error}", self.base))
+        })
+    }
+
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        Failure::Failed(vec![
+            format!("no server answers at {}: {error}", self.base),
+            "start one with `larder serve`, name another with --server, or work on a data \
+             directory itself with --data"
+                .to_owned(),
+        ])
+    }
+}
+
+fn load_path(ask: &LoadAsk) -> String {
+    let mut path = format!("/api/v1/load?view={}", encode(&ask.view));
+    let mut add = |name: &str, value: &str| path.push_str(&format!("&{name}={}", encode(value)));
+    match &ask.options.event_time {
+        EventTimes::Column(None) => {}
+        EventTimes::Column(Some(column)) => add("timestamp", column),
+        EventTimes::At(time) => add("at", &time.to_string()),
+    }
+    if let Some(unit) = ask.options.time_unit {
+        add("time_unit", unit_name(unit));
+    }
+    if ask.options.refuse_nan {
+        add("nan", "refuse");
+    }
+    if let Some(project) = &ask.project {
+        add("project", project);
+    }
+    path
+}
+
+const fn unit_name(unit: TimeUnit) -> &'static str {
+    match unit {
+        TimeUnit::Second => "s",
+        TimeUnit::Millisecond => "ms",
+        TimeUnit::Microsecond => "us",
+        TimeUnit::Nanosecond => "ns",
+    }
+}
+
+/// The URL without a slash at its end; `http://` may be left out.
+fn base_of(url: &str) -> Result<String, Failure> {
+    let bare = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    if bare.is_empty() || bare.contains("://") {
+        let expected = "expected one such as http://127.0.0.1:6566";
+        return Err(Failure::wrong_use(format_args!("--server is \"{url}\", {expected}")));
+    }
+    Ok(format!("http://{bare}"))
+}
+
+/// Where a server that listens on `listen` is reached from the same host.
+fn reachable(listen: SocketAddr) -> Result<SocketAddr, Failure> {
+    if listen.port() == 0 {
+        let message = "server.listen has port 0; name the server with --server";
+        return Err(Failure::wrong_use(message));
+    }
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    Ok(SocketAddr::new(ip, listen.port()))
+}
+
+/// A file on its way to the server.
+struct Upload {
+    file: Stream,
+    total: u64,
+    progress: Progress,
+}
+
+impl Read for Upload {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.file.read(buffer)?;
+        self.progress.set(self.file.offset(), self.total);
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_found_from_what_is_typed() {
+        let check = |url: &str, expected: Option<&str>| {
+            assert_eq!(base_of(url).ok().as_deref(), expected, "{url}");
+        };
+        check("http://127.0.0.1:6566", Some("http://127.0.0.1:6566"));
+        check("http://host:1/", Some("http://host:1"));
+        check("host:1", Some("http://host:1"));
+        check("https://host:1", None);
+        check("", None);
+        let check = |listen: &str, expected: Option<&str>| {
+            let found = reachable(listen.parse().unwrap()).ok().map(|found| found.to_string());
+            assert_eq!(found.as_deref(), expected, "{listen}");
+        };
+        check("127.0.0.1:6566", Some("127.0.0.1:6566"));
+        check("0.0.0.0:80", Some("127.0.0.1:80"));
+        check("[::]:80", Some("[::1]:80"));
+        check("127.0.0.1:0", None);
+    }
+}

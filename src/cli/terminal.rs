@@ -1,0 +1,87 @@
+//! What a command writes and asks: lines, a question, how far long work has come.
+//!
+//! It does not know what the work is.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Plain lines say every tenth.
+const STEPS: u64 = 10;
+
+/// Writes a line of the answer. A reader that has left wants no more, so that is no error.
+pub(super) fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Writes a line beside the answer.
+pub(super) fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes a line about what went wrong.
+pub(super) fn complain(line: impl Display) {
+    note(line);
+}
+
+/// Asks for a yes; none if nobody can be asked.
+pub(super) fn confirm(question: &str) -> Option<bool> {
+    if !io::stdin().is_terminal() {
+        return None;
+    }
+    let mut out = io::stderr();
+    let _ = write!(out, "{question} [y/N] ");
+    let _ = out.flush();
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).ok()?;
+    Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// How far some work has come: a bar on a terminal, a line for every tenth elsewhere.
+pub(super) struct Progress {
+    what: String,
+    bar: Option<ProgressBar>,
+    steps_said: u64,
+}
+
+impl Progress {
+    /// Nothing done yet.
+    pub(super) fn new(what: impl Into<String>) -> Self {
+        let what = what.into();
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = "{msg} [{wide_bar}] {human_pos}/{human_len} {percent}% {eta}";
+            let style = ProgressStyle::with_template(style)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::new(0).with_style(style).with_message(what.clone())
+        });
+        Self { what, bar, steps_said: 0 }
+    }
+
+    /// `done` of `total` are done.
+    pub(super) fn set(&mut self, done: u64, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+            return;
+        }
+        let steps = (done * STEPS).checked_div(total).unwrap_or(STEPS);
+        if steps > self.steps_said {
+            self.steps_said = steps;
+            note(format_args!("{}: {done} of {total} ({}%)", self.what, steps * 100 / STEPS));
+        }
+    }
+
+    /// Takes the bar away.
+    pub(super) fn clear(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

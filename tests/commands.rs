@@ -1,0 +1,283 @@
+//! Runs the binary as a user does, on data directories of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const FLIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/flights");
+
+/// What a command came to.
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// Runs the binary in `dir`, where no configuration of this repository is found.
+fn larder(dir: &Path, arguments: &[&str]) -> Ran {
+    let Output { status, stdout, stderr } = Command::new(env!("CARGO_BIN_EXE_larder"))
+        .args(arguments)
+        .current_dir(dir)
+        .env_clear()
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran { code: status.code(), out: text(stdout), err: text(stderr) }
+}
+
+impl Ran {
+    /// Holds that the command exited with `code` and said all of `words`.
+    fn expect(self, code: i32, words: &[&str]) -> Self {
+        let Self { out, err, .. } = &self;
+        assert_eq!(self.code, Some(code), "out: {out}\nerr: {err}");
+        for word in words {
+            assert!(out.contains(word) || err.contains(word), "no {word:?} in {out}\n{err}");
+        }
+        self
+    }
+}
+
+fn flights(file: &str) -> PathBuf {
+    Path::new(FLIGHTS).join(file)
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn write(dir: &Path, name: &str, content: &[u8]) {
+    std::fs::write(dir.join(name), content).unwrap();
+}
+
+fn expected() -> Value {
+    serde_json::from_slice(&std::fs::read(flights("expected.json")).unwrap()).unwrap()
+}
+
+/// A directory with the flights' definitions applied to `data`.
+fn with_definitions() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let definitions = flights("definitions.toml");
+    larder(dir.path(), &["apply", text(&definitions), "--yes", "--data", "data"])
+        .expect(0, &["applied 12 changes"]);
+    dir
+}
+
+fn load(dir: &Path, entry: &Value) -> Ran {
+    let file = flights(entry["file"].as_str().unwrap());
+    let mut arguments = vec!["load", text(&file), "--data", "data"];
+    arguments.extend(["--view", entry["view"].as_str().unwrap()]);
+    for (key, argument) in [("event_time", "--event-time"), ("timestamp", "--timestamp")] {
+        if let Some(value) = entry[key].as_str() {
+            arguments.extend([argument, value]);
+        }
+    }
+    larder(dir, &arguments)
+}
+
+#[test]
+fn check_names_every_mistake_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    larder(dir, &["check"]).expect(0, &["no mistakes"]);
+    larder(dir, &["check", FLIGHTS]).expect(0, &["4 entities, 6 views, 2 services"]);
+
+    write(dir, "config.toml", b"[server]\nlisten = \"here\"\nlisen = \"127.0.0.1:1\"\n");
+    write(
+        dir,
+        "bad.toml",
+        b"[view.a]\nentity = \"user\"\nttl = \"soon\"\nfeatures = { x = \"int65\" }\n",
+    );
+    let mistakes = [
+        "config.toml:2: server.listen is \"here\"",
+        "config.toml:3: unknown key server.lisen; the nearest is server.listen",
+        "bad.toml:3: ",
+        "bad.toml:4: ",
+        "int65",
+    ];
+    let ran = larder(dir, &["check", "bad.toml"]).expect(2, &mistakes);
+    assert_eq!(ran.out, "");
+    larder(dir, &["apply", "bad.toml", "--data", "d"]).expect(2, &["bad.toml:3: "]);
+    larder(dir, &["get", "user", "u1"]).expect(2, &["config.toml:2: "]);
+    write(dir, "config.toml", b"[registry]\npath = \"bad.toml\"\n");
+    larder(dir, &["check"]).expect(2, &["bad.toml:3: "]);
+    write(dir, "unknown.toml", b"[view.a]\nentity = \"user\"\nfeatures = { x = \"int64\" }\n");
+    larder(dir, &["check", "unknown.toml"]).expect(2, &["unknown.toml:2: ", "user"]);
+    larder(dir, &["check", "missing.toml"]).expect(2, &["missing.toml"]);
+}
+
+#[test]
+fn wrong_use_exits_with_2_and_help_with_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for wrong in [
+        &["serv"] as &[&str],
+        &[],
+        &["get", "user"],
+        &["get", "user", "u1", "--data", "d", "--server", "http://127.0.0.1:1"],
+        &["get", "user", "u1", "--data", "missing"],
+        &["get", "user", "u1", "--server", "https://127.0.0.1:1"],
+        &["load", "f.parquet"],
+        &["load", "f.parquet", "--view", "a", "--event-time", "yesterday"],
+        &["load", "f.parquet", "--view", "a", "--time-unit", "minutes"],
+        &["load", "f.parquet", "--view", "a", "--nan", "zero"],
+        &["load", "missing.parquet", "--view", "a"],
+        &["health", "--config", "missing.toml"],
+    ] {
+        let ran = larder(dir, wrong).expect(2, &[]);
+        assert!(!ran.err.is_empty(), "{wrong:?}");
+    }
+    larder(dir, &["--help"]).expect(0, &["serve", "LARDER__SERVER__LISTEN", "./config.toml"]);
+    for command in ["serve", "check", "apply", "load", "get", "health", "inspect"] {
+        larder(dir, &[command, "--help"]).expect(0, &["larder ", "Example", "Exit codes"]);
+    }
+    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "wrong use leaves nothing behind");
+}
+
+#[test]
+fn without_a_server_a_command_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = "http://127.0.0.1:1";
+    let check = |arguments: &[&str]| {
+        larder(dir.path(), arguments).expect(1, &["no server answers at", "127.0.0.1:1", "--data"]);
+    };
+    check(&["health", "--server", server]);
+    check(&["get", "user", "u1", "--server", server]);
+    check(&["apply", FLIGHTS, "--yes", "--server", server]);
+    check(&["load", text(&flights("planes.parquet")), "--view", "plane", "--server", server]);
+}
+
+#[test]
+fn a_dry_run_changes_nothing_and_exits_with_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    write(dir, "user.toml", b"[entity.user]\njoin_keys = [\"user_id\"]\n");
+    let apply = |more: &[&str]| {
+        let mut arguments = vec!["apply", "user.toml", "--data", "data"];
+        arguments.extend(more);
+        larder(dir, &arguments)
+    };
+    apply(&["--dry-run"]).expect(3, &["user", "1 change"]);
+    apply(&["--dry-run"]).expect(3, &["user", "1 change"]);
+    apply(&[]).expect(2, &["--yes"]);
+    apply(&["--yes"]).expect(0, &["applied 1 change"]);
+    apply(&["--dry-run"]).expect(0, &["no changes"]);
+    apply(&["--yes"]).expect(0, &["no changes"]);
+    write(dir, "user.toml", b"[entity.merchant]\njoin_keys = [\"merchant_id\"]\n");
+    apply(&["--dry-run", "--prune"]).expect(3, &["user", "merchant", "2 changes"]);
+    apply(&["--dry-run"]).expect(3, &["merchant", "1 change"]);
+    write(dir, "user.toml", b"[entity.user]\njoin_keys = [\"user_id:int64\"]\n");
+    apply(&["--yes"]).expect(1, &["INCOMPATIBLE_DEFINITION", "user"]);
+}
+
+#[test]
+fn the_flights_are_loaded_and_answered_as_expected() {
+    let dir = with_definitions();
+    let dir = dir.path();
+    let expected = expected();
+    for entry in expected["loads"].as_array().unwrap() {
+        let loaded =
+            format!("loaded {} rows into {}", entry["rows"], entry["view"].as_str().unwrap());
+        let ran = load(dir, entry).expect(0, &[&loaded]);
+        if entry["superseded"].as_u64() > Some(0) {
+            ran.expect(0, &[&format!("{} of them change nothing online", entry["superseded"])]);
+        }
+        load(dir, entry).expect(0, &["loaded before, at "]);
+    }
+    let (key_of, mut compared) = (entity_types(), 0);
+    for (view, rows) in expected["latest"].as_object().unwrap() {
+        // The first and the last known key; opening the store for each takes a while.
+        let known: Vec<&Value> = rows.as_array().unwrap().iter().collect();
+        for row in [known[0], known[known.len() - 2], known[known.len() - 1]] {
+            compare(dir, &key_of[view.as_str()], view, row);
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 18);
+}
+
+/// The entity type of each view, as `definitions.toml` has it.
+fn entity_types() -> std::collections::HashMap<String, String> {
+    let text = std::fs::read_to_string(flights("definitions.toml")).unwrap();
+    let tree: toml::Table = text.parse().unwrap();
+    let views = tree["view"].as_table().unwrap();
+    let entity = |view: &toml::Value| view["entity"].as_str().unwrap().to_owned();
+    views.iter().map(|(name, view)| (name.clone(), entity(view))).collect()
+}
+
+/// Holds that `larder get` answers what `row` of `latest` expects of `view`.
+fn compare(dir: &Path, entity_type: &str, view: &str, row: &Value) {
+    let parts = match &row["entity_id"] {
+        Value::Object(parts) => parts.values().cloned().collect(),
+        part => vec![part.clone()],
+    };
+    let mut arguments = vec!["get", entity_type];
+    arguments.extend(parts.iter().map(|part| part.as_str().unwrap()));
+    arguments.extend(["--data", "data"]);
+    let ran = larder(dir, &arguments);
+    if row["event_timestamp"].is_null() {
+        if ran.code == Some(0) {
+            let answer: Value = serde_json::from_str(&ran.out).unwrap();
+            assert!(answer["features"].get(view).is_none(), "{view} {row}: {answer}");
+        } else {
+            ran.expect(1, &["ENTITY_NOT_FOUND"]);
+        }
+        return;
+    }
+    let answer: Value = serde_json::from_str(&ran.expect(0, &[]).out).unwrap();
+    assert_eq!(answer["event_timestamps"][view], row["event_timestamp"], "{view} {row}");
+    for (reference, value) in row["features"].as_object().unwrap() {
+        let feature = reference.rsplit(':').next().unwrap();
+        let found = &answer["features"][view][feature];
+        let same = match (found.as_f64(), value.as_f64()) {
+            (Some(found), Some(value)) => found == value,
+            _ => found == value,
+        };
+        assert!(same, "{view} {row}: {feature} is {found}");
+    }
+}
+
+#[test]
+fn a_bad_file_is_refused_and_nothing_is_written() {
+    let dir = with_definitions();
+    let dir = dir.path();
+    let whole = std::fs::read(flights("planes.parquet")).unwrap();
+    write(dir, "truncated.parquet", &whole[..whole.len() / 2]);
+    write(dir, "text.parquet", b"not Parquet at all");
+    write(dir, "empty.parquet", b"");
+    let at = ["--event-time", "2013-01-01T00:00:00Z"];
+    let load = |file: &str, view: &str, more: &[&str]| {
+        let mut arguments = vec!["load", file, "--view", view, "--data", "data"];
+        arguments.extend(more);
+        larder(dir, &arguments)
+    };
+    let before = larder(dir, &["inspect", "data/MANIFEST"]).expect(0, &["manifest of store"]);
+    for file in ["truncated.parquet", "text.parquet", "empty.parquet"] {
+        load(file, "plane", &at).expect(1, &["Parquet", file]);
+    }
+    let planes = flights("planes.parquet");
+    load(text(&planes), "plane", &[]).expect(1, &["event_timestamp", "INVALID_VALUE"]);
+    load(text(&planes), "plan", &at).expect(1, &["UNKNOWN_VIEW", "plane"]);
+    load(text(&planes), "plane", &["--event-time", "2999-01-01"]).expect(1, &["row 0, event time"]);
+    load(text(&planes), "plane", &["--project", "other", "--event-time", "2013-01-01"])
+        .expect(1, &["other"]);
+    larder(dir, &["get", "tailnum", "N10156", "--data", "data"]).expect(1, &["ENTITY_NOT_FOUND"]);
+    drop(before);
+}
+
+#[test]
+fn inspect_describes_segments_and_manifests() {
+    let dir = with_definitions();
+    let dir = dir.path();
+    larder(dir, &["inspect", "data/MANIFEST"]).expect(0, &["manifest of store", "last arrival"]);
+    let segments: Vec<PathBuf> = std::fs::read_dir(dir.join("data/history"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let frames = ["segment of store", "first sequence 1", "sequences 1 to 12"];
+    larder(dir, &["inspect", text(&segments[0])]).expect(0, &frames);
+    write(dir, "other", b"something else");
+    larder(dir, &["inspect", "other"]).expect(2, &["neither a segment nor a manifest"]);
+    larder(dir, &["inspect", "missing"]).expect(1, &["missing"]);
+}
