@@ -123,11 +123,6 @@ impl Include {
         }
         Ok(include)
     }
-
-    /// Whether nothing is.
-    pub(super) fn nothing(self) -> bool {
-        self == Self::default()
-    }
 }
 
 impl<'a> Wanted<'a> {

@@ -4,6 +4,10 @@
 
 pub mod door;
 
+pub mod accept;
+
+mod connection;
+
 pub mod router;
 
 mod call;

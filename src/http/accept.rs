@@ -1,0 +1,180 @@
+//! Accepts connections within their limit and serves each in a task of its own.
+//!
+//! It does not know requests.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::http::connection;
+use crate::limits::Limits;
+use crate::metrics::{Code, Metrics};
+
+/// Rest after a failure to accept, which mostly means that there is no file descriptor left.
+const BREATH: Duration = Duration::from_millis(50);
+/// Time to tell a connection that it is one too many.
+const REFUSAL: Duration = Duration::from_secs(1);
+/// Connections beyond the limit that are told so at once; more are just closed.
+const REFUSALS: usize = 256;
+
+/// Where connections come from.
+pub enum Incoming {
+    /// A TCP port.
+    Tcp(TcpListener),
+    /// A Unix domain socket.
+    Unix(UnixListener),
+}
+
+/// What all listeners share.
+pub struct Connections {
+    limits: Arc<Limits>,
+    metrics: Arc<Metrics>,
+    open: AtomicUsize,
+}
+
+impl Connections {
+    /// Counts connections against `limits.connections`.
+    pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
+            limits: Arc::new(limits.clone()),
+            metrics: Arc::clone(metrics),
+            open: AtomicUsize::new(0),
+        })
+    }
+
+    fn enter(self: &Arc<Self>) -> Place {
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        self.metrics.connections_open.add(1);
+        Place { connections: Arc::clone(self), before }
+    }
+}
+
+/// One open connection.
+struct Place {
+    connections: Arc<Connections>,
+    /// How many were open before it.
+    before: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.connections.open.fetch_sub(1, Ordering::Relaxed);
+        self.connections.metrics.connections_open.subtract(1);
+    }
+}
+
+/// Accepts from `incoming` until `stop` says so, then ends when the last connection has. Dropping
+/// the future ends all connections.
+pub async fn accept(
+    incoming: Incoming,
+    router: Router,
+    connections: Arc<Connections>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut tasks = JoinSet::new();
+    let until = stop.clone();
+    loop {
+        tokio::select! {
+            () = told_to(&mut stop) => break,
+            // A set that is never asked keeps the tasks that have ended.
+            Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+            accepted = next(&incoming) => match accepted {
+                Ok(Stream::Tcp(stream)) => {
+                    take(stream, &mut tasks, (&router, &connections), &until);
+                }
+                Ok(Stream::Unix(stream)) => {
+                    take(stream, &mut tasks, (&router, &connections), &until);
+                }
+                Err(error) => {
+                    // A connection that was gone before it was accepted is no reason to wait.
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
+                    ) {
+                        tracing::warn!(%error, "cannot accept a connection");
+                        tokio::time::sleep(BREATH).await;
+                    }
+                }
+            },
+        }
+    }
+    drop(incoming);
+    while tasks.join_next().await.is_some() {}
+}
+
+/// Ends when `stop` says so, or when nothing can say so any more.
+pub(super) async fn told_to(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+async fn next(incoming: &Incoming) -> io::Result<Stream> {
+    match incoming {
+        Incoming::Tcp(listener) => {
+            let (stream, _) = listener.accept().await?;
+            // An answer is one write; waiting to fill a packet only delays it.
+            let _ = stream.set_nodelay(true);
+            Ok(Stream::Tcp(stream))
+        }
+        Incoming::Unix(listener) => Ok(Stream::Unix(listener.accept().await?.0)),
+    }
+}
+
+fn take<S>(
+    stream: S,
+    tasks: &mut JoinSet<()>,
+    (router, connections): (&Router, &Arc<Connections>),
+    stop: &watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let place = connections.enter();
+    let limit = connections.limits.connections;
+    if place.before >= limit {
+        connections.metrics.connections_refused.increment();
+        if place.before < limit.saturating_add(REFUSALS) {
+            tasks.spawn(async move {
+                let _ = tokio::time::timeout(REFUSAL, refuse(stream, limit)).await;
+                drop(place);
+            });
+        }
+        return;
+    }
+    connections.metrics.connections_accepted.increment();
+    let (router, limits, stop) = (router.clone(), Arc::clone(&connections.limits), stop.clone());
+    tasks.spawn(async move {
+        connection::serve(stream, router, limits, stop).await;
+        drop(place);
+    });
+}
+
+/// Tells a connection that it is one too many, in the only words any HTTP/1 client understands.
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, limit: usize) -> io::Result<()> {
+    let code = Code::Overloaded;
+    let body = format!(
+        r#"{{"type":"urn:larder:problem:{0}","title":"the server is overloaded","status":{1},"detail":"{limit} connections are open, the limit limits.connections","code":"{0}","request_id":""}}"#,
+        code.as_str(),
+        code.status()
+    );
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    // Closing with the request unread would reset the connection, and the answer with it.
+    let mut head = [0; 4096];
+    let _ = stream.read(&mut head).await?;
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
