@@ -23,7 +23,10 @@ use crate::http::accept::{Connections, Incoming, accept};
 use crate::http::door::Door;
 use crate::http::router::{Listener, router};
 use crate::metrics::Metrics;
+use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
+
+pub mod definition_files;
 
 mod definitions;
 
@@ -155,7 +158,8 @@ async fn serve(
     Ok(())
 }
 
-fn engine_options(config: &Config, options: StartOptions) -> Options {
+/// How the engine is opened as the configuration says.
+pub fn engine_options(config: &Config, options: StartOptions) -> Options {
     let storage = &config.storage;
     Options {
         data_dir: storage.data_dir.clone(),
@@ -163,6 +167,8 @@ fn engine_options(config: &Config, options: StartOptions) -> Options {
         sync_interval: storage.sync_interval,
         segment_bytes: storage.segment_size,
         checkpoint_interval: storage.checkpoint_interval,
+        tier_limits: TierLimits { overlay: storage.overlay_size, cache: storage.cache_size },
+        read_deadline: storage.read_deadline,
         accept_clock: options.accept_clock,
         limits: config.limits.clone(),
     }

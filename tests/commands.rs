@@ -1,7 +1,12 @@
 //! Runs the binary as a user does, on data directories of its own.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -277,7 +282,162 @@ fn inspect_describes_segments_and_manifests() {
         .collect();
     let frames = ["segment of store", "first sequence 1", "sequences 1 to 12"];
     larder(dir, &["inspect", text(&segments[0])]).expect(0, &frames);
-    write(dir, "other", b"something else");
+    write(dir, "other", &[b'x'; 100]);
     larder(dir, &["inspect", "other"]).expect(2, &["neither a segment nor a manifest"]);
     larder(dir, &["inspect", "missing"]).expect(1, &["missing"]);
+}
+
+/// A running server; killed when it is dropped.
+struct Server {
+    child: Child,
+    url: String,
+    out: BufReader<ChildStdout>,
+    log: mpsc::Receiver<Value>,
+}
+
+/// Longest wait for a line of a server.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Server {
+    fn start(dir: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(more)
+            .current_dir(dir)
+            .env_clear()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let err = BufReader::new(child.stderr.take().unwrap());
+        let (send, log) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in err.lines().map_while(Result::ok) {
+                let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+                let _ = send.send(line);
+            }
+        });
+        let mut server = Self { child, url: String::new(), out, log };
+        let ready = server.logged("larder ready");
+        server.url = format!("http://{}", ready["listen"].as_str().unwrap());
+        server
+    }
+
+    /// The next line of the log with this message.
+    fn logged(&self, message: &str) -> Value {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).unwrap();
+            if line["message"].as_str().is_some_and(|said| said == message) {
+                return line;
+            }
+            assert_ne!(line["level"], "ERROR", "{line}");
+        }
+    }
+
+    /// The next `count` lines of the output that begin with `start`.
+    fn said(&mut self, start: &str, count: usize) -> Vec<String> {
+        let lines = self.out.by_ref().lines().map(Result::unwrap);
+        lines.filter(|line| line.starts_with(start)).take(count).collect()
+    }
+
+    /// Stops it as an operator does.
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_commands_work_on_a_running_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let server = Server::start(dir, &["--data", "data"]);
+    let larder = |arguments: &[&str]| {
+        let mut arguments = arguments.to_vec();
+        arguments.extend(["--server", &server.url]);
+        larder(dir, &arguments)
+    };
+    larder(&["health"]).expect(0, &["ok"]);
+    larder(&["apply", FLIGHTS, "--dry-run"]).expect(3, &["12 changes"]);
+    larder(&["apply", FLIGHTS, "--yes"]).expect(0, &["applied 12 changes"]);
+    larder(&["apply", FLIGHTS, "--dry-run"]).expect(0, &["no changes"]);
+
+    let planes = flights("planes.parquet");
+    let load = |more: &[&str]| {
+        let mut arguments = vec!["load", text(&planes), "--view", "plane"];
+        arguments.extend(more);
+        larder(&arguments)
+    };
+    let at = "2013-01-01T00:00:00Z";
+    load(&[]).expect(1, &["INVALID_VALUE", "event_timestamp"]);
+    load(&["--event-time", at]).expect(0, &["loaded 2506 rows into plane"]);
+    load(&["--event-time", at]).expect(0, &["loaded before, at "]);
+    let whole = std::fs::read(&planes).unwrap();
+    write(dir, "truncated.parquet", &whole[..whole.len() / 2]);
+    larder(&["load", "truncated.parquet", "--view", "plane", "--event-time", at])
+        .expect(1, &["MALFORMED_REQUEST", "Parquet"]);
+    let flights = flights("flights.parquet");
+    let view = "last_arrival_of_aircraft";
+    larder(&["load", text(&flights), "--view", view, "--timestamp", "landed_by"])
+        .expect(0, &["loaded 19326 rows", "188 of them change nothing online"]);
+
+    let answer = larder(&["get", "tailnum", "N14228"]).expect(0, &[]);
+    let answer: Value = serde_json::from_str(&answer.out).unwrap();
+    assert_eq!(answer["features"]["plane"]["manufacturer"], "BOEING");
+    assert_eq!(answer["features"][view]["arr_delay_min"], 40.0);
+    larder(&["get", "route", "JFK,SFO"]).expect(1, &["ENTITY_NOT_FOUND"]);
+    larder(&["get", "tailnum", "nobody"]).expect(1, &["ENTITY_NOT_FOUND"]);
+    larder(&["get", "tail", "N14228"]).expect(1, &["UNKNOWN_ENTITY_TYPE", "tailnum"]);
+
+    let locked = ["in use by a running server", "--data"];
+    self::larder(dir, &["get", "tailnum", "N14228", "--data", "data"]).expect(1, &locked);
+    server.stop();
+    let after = self::larder(dir, &["get", "tailnum", "N14228", "--data", "data"]).expect(0, &[]);
+    let after: Value = serde_json::from_str(&after.out).unwrap();
+    assert_eq!(after["features"], answer["features"]);
+}
+
+/// What a curl line of the demo asks, asked.
+fn ask(curl: &str) -> Value {
+    let url = curl.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+    let body = curl.split('\'').rfind(|part| part.starts_with('{')).unwrap();
+    let answer = ureq::post(url).header("content-type", "application/json").send(body);
+    serde_json::from_str(&answer.unwrap().body_mut().read_to_string().unwrap()).unwrap()
+}
+
+#[test]
+fn the_demo_answers_and_outlives_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path(), &["--demo"]);
+    let lines = server.said("curl ", 3);
+    let first: Vec<Value> = lines.iter().map(|line| ask(line)).collect();
+    let expected = expected();
+    for answer in &first {
+        let lookups = expected["lookups"].as_array().unwrap();
+        let same = |lookup: &&Value| {
+            lookup["answer"]["features"] == answer["features"]
+                && lookup["answer"]["missing_features"] == answer["metadata"]["missing_features"]
+        };
+        assert_eq!(lookups.iter().filter(same).count(), 1, "{answer}");
+    }
+    drop(server);
+
+    let mut server = Server::start(dir.path(), &["--demo"]);
+    for _ in 0..6 {
+        server.logged("loaded before");
+    }
+    let again: Vec<Value> = server.said("curl ", 3).iter().map(|line| ask(line)).collect();
+    let features = |answers: &[Value]| -> Vec<Value> {
+        answers.iter().map(|answer| answer["features"].clone()).collect()
+    };
+    assert_eq!(features(&first), features(&again));
+    server.stop();
 }

@@ -9,10 +9,11 @@ use clap::Args;
 use crate::cli::directory::IfMissing;
 use crate::cli::failure::Failure;
 use crate::cli::target::Whom;
-use crate::cli::{Done, definition_files, terminal};
+use crate::cli::{Done, terminal};
 use crate::disk::real::RealDisk;
 use crate::engine::define::{DefineOptions, Defined};
 use crate::registry::changes::Absent;
+use crate::server::definition_files;
 
 const EXAMPLE: &str = "Examples:\n  larder apply definitions.toml\n  \
                        larder apply definitions/ --dry-run --prune\n  \

@@ -7,11 +7,12 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::failure::Failure;
-use crate::cli::{Done, definition_files, settings, terminal};
+use crate::cli::{Done, settings, terminal};
 use crate::disk::real::RealDisk;
 use crate::registry::Registry;
 use crate::registry::changes::{self, Absent};
 use crate::registry::definitions::Definitions;
+use crate::server::definition_files;
 
 const EXAMPLE: &str = "Example:\n  larder check --config production.toml definitions/\n\n\
                        Exit codes: 0 no mistakes, 2 mistakes; each is named with its place.";

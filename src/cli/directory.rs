@@ -5,7 +5,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
 use tokio::runtime::{Builder, Runtime};
+use tower_service::Service;
+use ureq::http::Request;
 
 use crate::cli::failure::Failure;
 use crate::cli::target::{LoadAsk, LoadReport};
@@ -19,9 +23,12 @@ use crate::engine::error::Problem;
 use crate::engine::load::Loaded;
 use crate::engine::open::{self, OpenError};
 use crate::history;
+use crate::http::door::Door;
+use crate::http::router::{Listener, router};
 use crate::metrics::Metrics;
 use crate::registry::DEFAULT_PROJECT;
 use crate::registry::definitions::Definitions;
+use crate::server::{self, StartOptions};
 use crate::time::{Clock, SystemClock};
 
 /// What becomes of a data directory that is not there.
@@ -48,7 +55,7 @@ impl Directory {
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Metrics::new(clock.now());
-        let options = engine_options(config);
+        let options = server::engine_options(config, StartOptions::default());
         let engine = open::open(options, Arc::new(RealDisk), clock, metrics)
             .map_err(|error| refused(path, &error))?;
         let runtime = Builder::new_current_thread().enable_all().build();
@@ -64,6 +71,22 @@ impl Directory {
     ) -> Result<Defined, Failure> {
         let defined = self.engine.define(definitions.clone(), options);
         Ok(self.runtime.block_on(defined)?)
+    }
+
+    /// The answer to a GET of this path and query: the one the server would give, from the same
+    /// routes.
+    pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        let metrics = self.engine.metrics().clone();
+        let door = Door::new(self.engine.limits().clone(), metrics, Arc::new(SystemClock));
+        door.open(self.engine.clone());
+        let mut routes = router(&Arc::new(door), Listener::Api);
+        let request = Request::get(path).body(Empty::<Bytes>::new()).map_err(Failure::wrong_use)?;
+        self.runtime.block_on(async {
+            let response = routes.call(request).await.map_err(Failure::failed)?;
+            let status = response.status();
+            let body = response.into_body().collect().await.map_err(Failure::failed)?.to_bytes();
+            if status.is_success() { Ok(body.into()) } else { Err(Failure::of_answer(&body)) }
+        })
     }
 
     /// See [`crate::cli::target::Target::load`].
@@ -119,23 +142,5 @@ fn refused(path: &Path, error: &OpenError) -> Failure {
             "leave --data out to ask that server over HTTP, or stop it first".to_owned(),
         ]),
         error => Failure::failed(error),
-    }
-}
-
-/// How the engine is opened as the configuration says.
-fn engine_options(config: &Config) -> open::Options {
-    let storage = &config.storage;
-    open::Options {
-        data_dir: storage.data_dir.clone(),
-        durability: match storage.durability {
-            crate::config::Durability::Sync => crate::engine::writes::Durability::Sync,
-            crate::config::Durability::Interval => crate::engine::writes::Durability::Interval,
-            crate::config::Durability::Os => crate::engine::writes::Durability::Os,
-        },
-        sync_interval: storage.sync_interval,
-        segment_bytes: storage.segment_size,
-        checkpoint_interval: storage.checkpoint_interval,
-        accept_clock: false,
-        limits: config.limits.clone(),
     }
 }

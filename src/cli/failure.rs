@@ -7,11 +7,11 @@ use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use crate::cli::definition_files::ReadError;
 use crate::cli::terminal;
 use crate::config::Mistakes;
 use crate::engine::error::Problem;
 use crate::registry::definitions::DefinitionError;
+use crate::server::definition_files::ReadError;
 
 /// How a command ends that is not done.
 #[derive(Debug)]
@@ -35,11 +35,19 @@ impl Failure {
         Self::Failed(vec![message.to_string()])
     }
 
+    /// What a refused request answered.
+    pub(super) fn of_answer(body: &[u8]) -> Self {
+        match serde_json::from_slice::<Refusal>(body) {
+            Ok(refusal) => refusal.into(),
+            Err(_) => Self::failed("the answer is not what a larder server says"),
+        }
+    }
+
     /// Says it on standard error.
     pub(super) fn print(&self) {
         let (Self::WrongUse(lines) | Self::Failed(lines)) = self else { return };
         for line in lines {
-            terminal::complain(line);
+            terminal::note(line);
         }
     }
 

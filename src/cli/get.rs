@@ -21,7 +21,7 @@ pub(super) struct Get {
     /// The entity type, such as user
     #[arg(value_name = "ENTITY_TYPE")]
     entity_type: String,
-    /// The entity's key; one argument for each join key, in their order
+    /// The entity's key; one argument for each join key in their order, or all with commas between
     #[arg(value_name = "KEY", required = true)]
     key: Vec<String>,
     /// Only what this service asks for
@@ -44,8 +44,12 @@ impl Get {
     }
 
     fn path(&self) -> String {
-        let key: Vec<String> = self.key.iter().map(|part| encode(part)).collect();
-        let mut path = format!("/api/v1/features/{}/{}", encode(&self.entity_type), key.join(","));
+        let key = match self.key.as_slice() {
+            // Commas stand between the parts of a composite key, and for themselves in a single one.
+            [whole] => encode(whole).replace("%2C", ","),
+            parts => parts.iter().map(|part| encode(part)).collect::<Vec<_>>().join(","),
+        };
+        let mut path = format!("/api/v1/features/{}/{key}", encode(&self.entity_type));
         let options = [("service", &self.service), ("project", &self.project)];
         let given = options.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
         for (index, (name, value)) in given.enumerate() {
@@ -53,5 +57,34 @@ impl Get {
             path.push_str(&format!("{separator}{name}={}", encode(value)));
         }
         path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        get: Get,
+    }
+
+    #[test]
+    fn keys_are_one_argument_or_several() {
+        let check = |arguments: &[&str], expected: &str| {
+            let line = Line::parse_from([&["get"], arguments].concat());
+            assert_eq!(line.get.path(), format!("/api/v1/features/{expected}"));
+        };
+        check(&["user", "u1"], "user/u1");
+        check(&["user", "a,b"], "user/a,b");
+        check(&["user", "a/b%"], "user/a%2Fb%25");
+        check(&["route", "JFK,SFO"], "route/JFK,SFO");
+        check(&["route", "JFK", "S,O"], "route/JFK,S%2CO");
+        check(&["user", "u1", "--service", "a b"], "user/u1?service=a%20b");
+        let both = ["user", "u1", "--project", "p", "--service", "s"];
+        check(&both, "user/u1?service=s&project=p");
     }
 }

@@ -8,19 +8,15 @@ mod terminal;
 
 mod settings;
 
-mod definition_files;
-
 mod target;
 
 mod remote;
 
 mod directory;
 
-mod logging;
+mod serve;
 
-//SERVE
-
-//DEMO
+mod demo;
 
 mod check;
 
@@ -58,7 +54,7 @@ pub struct Arguments {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    //SERVE
+    Serve(serve::Serve),
     Check(check::Check),
     Apply(apply::Apply),
     Load(load::Load),
@@ -70,7 +66,7 @@ enum Command {
 /// Runs the command and prints what it has to say. Mistakes of use exit with 2, failures with 1.
 pub fn run(arguments: Arguments) -> ExitCode {
     let done = match arguments.command {
-        //SERVE
+        Command::Serve(serve) => serve.run(),
         Command::Check(check) => check.run(),
         Command::Apply(apply) => apply.run(),
         Command::Load(load) => load.run(),

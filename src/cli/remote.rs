@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
-use crate::cli::failure::{Failure, Refusal};
+use crate::cli::failure::Failure;
 use crate::cli::target::{LoadAsk, LoadReport, encode};
 use crate::cli::terminal::Progress;
 use crate::config::Config;
@@ -134,17 +134,7 @@ impl Remote {
     fn read(&self, mut response: Response<Body>) -> Result<Vec<u8>, Failure> {
         let body = response.body_mut().with_config().limit(ANSWER_BYTES).read_to_vec();
         let body = body.map_err(|error| self.unreachable(&error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(body);
-        }
-        match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => Err(refusal.into()),
-            Err(_) => Err(Failure::failed(format_args!(
-                "{} answered {status}, which is not what a larder server says",
-                self.base
-            ))),
-        }
+        if response.status().is_success() { Ok(body) } else { Err(Failure::of_answer(&body)) }
     }
 
     fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
@@ -202,18 +192,23 @@ fn base_of(url: &str) -> Result<String, Failure> {
     Ok(format!("http://{bare}"))
 }
 
-/// Where a server that listens on `listen` is reached from the same host.
+/// Where a server configured to listen on `listen` is reached from the same host.
 fn reachable(listen: SocketAddr) -> Result<SocketAddr, Failure> {
     if listen.port() == 0 {
         let message = "server.listen has port 0; name the server with --server";
         return Err(Failure::wrong_use(message));
     }
+    Ok(from_this_host(listen))
+}
+
+/// The address by which this host reaches a listener on `listen`.
+pub(super) fn from_this_host(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
-    Ok(SocketAddr::new(ip, listen.port()))
+    SocketAddr::new(ip, listen.port())
 }
 
 /// A file on its way to the server.

@@ -10,11 +10,13 @@ use serde::Deserialize;
 use crate::cli::directory::{Directory, IfMissing};
 use crate::cli::failure::Failure;
 use crate::cli::remote::Remote;
+use crate::cli::settings;
 use crate::cli::terminal::Progress;
-use crate::cli::{logging, settings};
+use crate::config::{Log, LogFormat};
 use crate::engine::define::{DefineOptions, Defined};
 use crate::engine::load::LoadOptions;
 use crate::registry::definitions::Definitions;
+use crate::server::logging;
 
 /// The arguments that say whom to ask.
 #[derive(Args, Debug)]
@@ -75,7 +77,8 @@ impl Whom {
         match &self.data {
             None => Ok(Target::Server(Remote::new(self.server.as_deref(), &config)?)),
             Some(_) => {
-                logging::start_for_command();
+                // Only what is wrong, for people: the command says the rest.
+                logging::start(&Log { format: LogFormat::Text, level: "warn".to_owned() });
                 Ok(Target::Directory(Directory::open(&config, if_missing)?))
             }
         }
@@ -107,10 +110,7 @@ impl Target {
     pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Server(remote) => remote.get(path),
-            Self::Directory(_) => {
-                let _ = path;
-                Err(Failure::failed("later"))
-            }
+            Self::Directory(directory) => directory.get(path),
         }
     }
 }

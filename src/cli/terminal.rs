@@ -15,14 +15,9 @@ pub(super) fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Writes a line beside the answer.
+/// Writes a line beside the answer: a warning, progress, what went wrong.
 pub(super) fn note(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
-}
-
-/// Writes a line about what went wrong.
-pub(super) fn complain(line: impl Display) {
-    note(line);
 }
 
 /// Asks for a yes; none if nobody can be asked.

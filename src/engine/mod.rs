@@ -63,7 +63,6 @@ use crate::engine::cold::{ColdStates, Fetch};
 use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
-use crate::engine::idempotency::Idempotency as Key;
 use crate::engine::load::{LoadOptions, Loaded, Loader};
 use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
 use crate::engine::maintain::Maintenance;
@@ -197,7 +196,10 @@ impl Engine {
         {
             return Ok(plan);
         }
-        let plan = Plan::compile(&registry, project, ask)?;
+        let plan = Plan::compile(&registry, project, ask).inspect_err(|_| {
+            // A plan that no longer compiles would keep the rows of a dropped view alive.
+            self.plans.remove(&*shape);
+        })?;
         let plan = Arc::new(LookupPlan::new(plan, &self.shared.stores));
         self.plans.insert(shape, plan.clone());
         Ok(plan)
@@ -263,7 +265,7 @@ impl Engine {
         &self,
         project: ProjectId,
         batch: WriteBatch,
-        idempotency: Option<Key>,
+        idempotency: Option<Idempotency>,
     ) -> Result<Accepted, Problem> {
         self.refuse_if_stopped()?;
         let revision = batch.revision;

@@ -181,7 +181,8 @@ pub fn open(
     .map_err(|error| OpenError::Thread { name: "checkpoint", reason: error.to_string() })?;
     metrics.sequence_written.set(opened.last_sequence.0);
     metrics.sequence_durable.set(opened.last_sequence.0);
-    metrics.set_writes(WritesState::Open);
+    let behind = shared.clock_is_behind(last_arrival);
+    metrics.set_writes(if behind { WritesState::ClockBehind } else { WritesState::Open });
     let elapsed = Span::from_std(watch.elapsed());
     metrics.recovery_time.set_span(elapsed);
     let running = Running { writer, maintenance };

@@ -76,6 +76,12 @@ impl Shared {
         self.clock.now().max(last).as_event_time()
     }
 
+    /// Whether the clock stands so far before the last arrival that writes are refused.
+    pub(super) fn clock_is_behind(&self, last_arrival: ArrivalTime) -> bool {
+        let latest = self.clock.now().plus(self.limits.max_future);
+        !self.accept_clock && latest < last_arrival
+    }
+
     /// Makes everything up to `last` visible.
     pub(super) fn advance(&self, last: Sequence, arrival: ArrivalTime) {
         self.last_arrival.store(arrival.micros(), Ordering::Release);

@@ -151,7 +151,7 @@ impl Writer {
     pub(super) fn arrival(&mut self) -> Result<ArrivalTime, Problem> {
         let now = self.shared.clock.now();
         let max_future = self.shared.limits.max_future;
-        if !self.shared.accept_clock && now.plus(max_future) < self.last_arrival {
+        if self.shared.clock_is_behind(self.last_arrival) {
             self.set_state(WritesState::ClockBehind);
             let detail = format!(
                 "the clock says {now}, more than limits.max_future ({max_future}) before the last \
@@ -195,7 +195,7 @@ impl Writer {
             if let Some(idempotency) = &job.idempotency {
                 let known = self.idempotency.get(job.project, &idempotency.key, arrival);
                 if let Some(first) = known {
-                    let answer = self.repeat(&first, &idempotency.content);
+                    let answer = self.repeat(&first, idempotency);
                     let _ = job.reply.send(answer);
                     continue;
                 }
@@ -229,9 +229,9 @@ impl Writer {
         group
     }
 
-    fn repeat(&self, first: &First, content: &[u8; 16]) -> Result<Accepted, Problem> {
-        if first.content != *content {
-            return Err(mismatch("the given one"));
+    fn repeat(&self, first: &First, idempotency: &Idempotency) -> Result<Accepted, Problem> {
+        if first.content != idempotency.content {
+            return Err(mismatch(&idempotency.key));
         }
         self.shared.metrics.idempotent_repeats.increment();
         Ok(Accepted {
@@ -313,6 +313,7 @@ impl Writer {
         metrics.frames.increment();
         metrics.history_written_bytes.add(appended.bytes as u64);
         metrics.sequence_written.set(appended.last.0);
+        self.set_state(WritesState::Open);
         Ok(appended.last)
     }
 
@@ -337,7 +338,6 @@ impl Writer {
         let metrics = &self.shared.metrics;
         metrics.sync(requests, watch.elapsed(), self.shared.clock.now());
         metrics.sequence_durable.set(self.shared.history.durable().0);
-        self.set_state(WritesState::Open);
         Ok(())
     }
 
@@ -528,7 +528,8 @@ pub(super) fn decode_source(source: Source<'_>) -> Option<(ProjectId, &str, [u8;
 const POSITION_BYTES: usize = 16 + 8;
 
 fn mismatch(key: &str) -> Problem {
-    let detail = format!("the idempotency key {key} was used for another request; use a new one");
+    let detail =
+        format!("the idempotency key \"{key}\" was used for another request; use a new one");
     Problem::new(Code::IdempotencyMismatch, detail)
 }
 

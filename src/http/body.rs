@@ -2,9 +2,11 @@
 //!
 //! It does not know what a body is for.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::HeaderMap;
-use axum::http::header::CONTENT_LENGTH;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
@@ -17,6 +19,9 @@ use crate::value::json::shorten;
 
 /// Memory set aside at once for a body that says how long it is, in bytes.
 const TRUSTED_LENGTH: usize = 64 << 10;
+
+/// How long a refused body is still read.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Reads a whole body.
 ///
@@ -33,6 +38,10 @@ pub(super) async fn read(
     if let Some(declared) = declared
         && declared > limit as u64
     {
+        // A peer that asks before it sends will not send what nobody reads.
+        if !headers.contains_key(EXPECT) {
+            discard(body);
+        }
         return Err(too_long(&declared.to_string(), limit));
     }
     let capacity = usize::try_from(declared.unwrap_or(0)).unwrap_or(0).min(TRUSTED_LENGTH);
@@ -64,6 +73,7 @@ async fn collect(mut body: Body, capacity: usize, limit: usize) -> Result<Bytes,
         let frame = frame.map_err(|error| malformed(format!("the body broke off: {error}")))?;
         let Ok(data) = frame.into_data() else { continue };
         if first.len() + all.len() + data.len() > limit {
+            discard(body);
             return Err(too_long(&format!("more than {limit}"), limit));
         }
         if all.is_empty() && first.is_empty() {
@@ -78,6 +88,15 @@ async fn collect(mut body: Body, capacity: usize, limit: usize) -> Result<Bytes,
         all.extend_from_slice(&data);
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
+}
+
+/// Reads what is left of a refused body for a while: most clients see the answer only once they
+/// have sent everything.
+fn discard(mut body: Body) {
+    tokio::spawn(async move {
+        let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+        let _ = tokio::time::timeout(LINGER, rest).await;
+    });
 }
 
 fn too_long(found: &str, limit: usize) -> Problem {

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
+use crate::http::openapi::ProblemAnswer;
 use crate::http::register::to_json;
 
 /// The query of the route.
@@ -27,6 +28,18 @@ pub(super) struct InvalidatedJson {
 }
 
 /// Answers the route.
+#[utoipa::path(
+    delete, path = "/api/v1/cache/invalidate/{entity_id}", tag = "operations",
+    params(("entity_id" = String, Path, description = "The key"),
+        ("entity_type" = String, Query, description = "Its type")),
+    responses(
+        (status = 200, description = "Dropped copies", body = InvalidatedJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn handle(call: Call) -> Answered {
     let query: CacheQuery = call.query()?;
     let engine = call.engine()?;

@@ -14,6 +14,12 @@ use crate::http::call::{Answered, Call};
 use crate::metrics::Code;
 
 /// Answers `/docs` by sending the browser to `/docs/`, which the page's relative links need.
+#[utoipa::path(
+    get, path = "/docs", tag = "operations",
+    responses(
+        (status = 308, description = "To the page"),
+    )
+)]
 pub(super) async fn redirect(_call: Call) -> Answered {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
@@ -21,10 +27,29 @@ pub(super) async fn redirect(_call: Call) -> Answered {
     Ok(response)
 }
 
+/// Answers the page.
+#[utoipa::path(
+    get, path = "/docs/", tag = "operations",
+    responses(
+        (status = 200, description = "The API page", body = String, content_type = "text/html"),
+    )
+)]
+pub(super) async fn page(call: Call) -> Answered {
+    file(call).await
+}
+
 /// Answers a file of the page.
+#[utoipa::path(
+    get, path = "/docs/{file}", tag = "operations",
+    params(("file" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "A file of the page"),
+    )
+)]
 pub(super) async fn file(call: Call) -> Answered {
     static CONFIG: OnceLock<Arc<Config<'static>>> = OnceLock::new();
-    let config = CONFIG.get_or_init(|| Arc::new(Config::from("/openapi.json")));
+    let config =
+        CONFIG.get_or_init(|| Arc::new(Config::from("/openapi.json").validator_url("none")));
     let path = call.segment(1)?;
     let file = utoipa_swagger_ui::serve(&path, Arc::clone(config))
         .map_err(|error| Problem::new(Code::Internal, format!("the page is damaged: {error}")))?;

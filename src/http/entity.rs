@@ -10,6 +10,7 @@ use crate::http::call::{Answered, Call, Format, name, respond};
 use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{Metadata, Tally};
+use crate::http::openapi::ProblemAnswer;
 use crate::metrics::Code;
 use crate::recency::Status;
 use crate::registry::Registry;
@@ -31,6 +32,20 @@ struct EntityQuery {
 }
 
 /// Answers the route.
+#[utoipa::path(
+    get, path = "/api/v1/features/{entity_type}/{entity_id}", tag = "lookups",
+    params(("entity_type" = String, Path, description = "Its type"),
+        ("entity_id" = String, Path, description = "Its key; parts of a composite one joined by commas"),
+        ("service" = Option<String>, Query, description = "Only what this service reads"),
+        ("views" = Option<String>, Query, description = "Only these views, separated by commas")),
+    responses(
+        (status = 200, description = "By view", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn handle(call: Call) -> Answered {
     let deadline = call.deadline()?;
     let query: EntityQuery = call.query()?;

@@ -20,6 +20,7 @@ use crate::http::historical_rows::{self, HistoricalRow};
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata};
 use crate::http::lookup_request::{Said, Wanted, lookup_body, read_optional_time, too_many};
+use crate::http::openapi::{HistoricalRequest, ProblemAnswer, RowsAnswer};
 use crate::http::push::off_the_lookups;
 use crate::http::text::{Pairs, Text};
 use crate::ids::ProjectId;
@@ -58,6 +59,17 @@ pub(super) struct Spine {
 }
 
 /// Answers the route.
+#[utoipa::path(
+    post, path = "/api/v1/features/historical", tag = "lookups",
+    request_body = HistoricalRequest,
+    responses(
+        (status = 200, description = "A row per row; Arrow or Parquet if accepted", body = RowsAnswer),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn handle(mut call: Call) -> Answered {
     let deadline = call.deadline()?;
     let format = call.format()?;

@@ -11,6 +11,7 @@ use crate::engine::EntityPage;
 use crate::engine::error::Problem;
 use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, name, respond};
+use crate::http::openapi::ProblemAnswer;
 use crate::http::register::to_json;
 use crate::metrics::Code;
 use crate::registry::describe::Filter;
@@ -49,6 +50,21 @@ struct EntitiesQuery {
 }
 
 /// Answers `GET /api/v1/features`.
+#[utoipa::path(
+    get, path = "/api/v1/features", tag = "definitions",
+    params(("tag" = Option<String>, Query, description = "With this tag"),
+        ("owner" = Option<String>, Query, description = "Of this owner"),
+        ("entity" = Option<String>, Query, description = "Of this entity"),
+        ("limit" = Option<u64>, Query, description = "Most of a page"),
+        ("cursor" = Option<String>, Query, description = "After this page")),
+    responses(
+        (status = 200, description = "A page", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn features(call: Call) -> Answered {
     let query: FeaturesQuery = call.query()?;
     let registry = call.engine()?.registry();
@@ -78,6 +94,17 @@ pub(super) async fn features(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/features/{name}`.
+#[utoipa::path(
+    get, path = "/api/v1/features/{name}", tag = "definitions",
+    params(("name" = String, Path, description = "A view, or a reference")),
+    responses(
+        (status = 200, description = "A view or feature", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn feature(call: Call) -> Answered {
     let registry = call.engine()?.registry();
     let project = call.project(&registry)?;
@@ -85,6 +112,16 @@ pub(super) async fn feature(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/entities`.
+#[utoipa::path(
+    get, path = "/api/v1/entities", tag = "definitions",
+    responses(
+        (status = 200, description = "Every entity type", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn entity_types(call: Call) -> Answered {
     let registry = call.engine()?.registry();
     let project = call.project(&registry)?;
@@ -92,6 +129,16 @@ pub(super) async fn entity_types(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/views`.
+#[utoipa::path(
+    get, path = "/api/v1/views", tag = "definitions",
+    responses(
+        (status = 200, description = "Every view", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn views(call: Call) -> Answered {
     let registry = call.engine()?.registry();
     let project = call.project(&registry)?;
@@ -99,6 +146,17 @@ pub(super) async fn views(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/views/{view}`.
+#[utoipa::path(
+    get, path = "/api/v1/views/{view}", tag = "definitions",
+    params(("view" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "One view", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn view(call: Call) -> Answered {
     let registry = call.engine()?.registry();
     let project = call.project(&registry)?;
@@ -107,6 +165,16 @@ pub(super) async fn view(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/services`.
+#[utoipa::path(
+    get, path = "/api/v1/services", tag = "definitions",
+    responses(
+        (status = 200, description = "Every service", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn services(call: Call) -> Answered {
     let registry = call.engine()?.registry();
     let project = call.project(&registry)?;
@@ -114,6 +182,17 @@ pub(super) async fn services(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/services/{service}`.
+#[utoipa::path(
+    get, path = "/api/v1/services/{service}", tag = "definitions",
+    params(("service" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "One service", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn service(call: Call) -> Answered {
     let registry = call.engine()?.registry();
     let project = call.project(&registry)?;
@@ -122,6 +201,20 @@ pub(super) async fn service(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/entities/{entity_type}`.
+#[utoipa::path(
+    get, path = "/api/v1/entities/{entity_type}", tag = "operations",
+    params(("entity_type" = String, Path, description = "Their type"),
+        ("prefix" = Option<String>, Query, description = "How their keys begin"),
+        ("limit" = Option<u64>, Query, description = "Most of a page"),
+        ("cursor" = Option<String>, Query, description = "After this page")),
+    responses(
+        (status = 200, description = "A page of the entities that have a row", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn entities(call: Call) -> Answered {
     let deadline = call.deadline()?;
     let query: EntitiesQuery = call.query()?;
@@ -139,6 +232,17 @@ pub(super) async fn entities(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/entities/{entity_type}/count`.
+#[utoipa::path(
+    get, path = "/api/v1/entities/{entity_type}/count", tag = "operations",
+    params(("entity_type" = String, Path, description = "Their type")),
+    responses(
+        (status = 200, description = "How many entities have a row", body = Object),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn entity_count(call: Call) -> Answered {
     let deadline = call.deadline()?;
     let engine = call.engine()?;

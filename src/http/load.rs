@@ -15,6 +15,7 @@ use crate::engine::spool::Spool;
 use crate::http::body::{declared_length, late, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::lookup_request;
+use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::http::register::to_json;
 use crate::limits::Limits;
@@ -60,6 +61,22 @@ pub(super) struct LoadedJson {
 }
 
 /// Answers the route.
+#[utoipa::path(
+    post, path = "/api/v1/load", tag = "writes",
+    params(("view" = String, Query, description = "The view to load into"),
+        ("timestamp" = Option<String>, Query, description = "The column of event times"),
+        ("at" = Option<String>, Query, description = "The event time of all rows"),
+        ("time_unit" = Option<String>, Query, description = "s, ms, us or ns"),
+        ("nan" = Option<String>, Query, description = "null or refuse")),
+    request_body(content = Vec<u8>, content_type = "application/vnd.apache.parquet"),
+    responses(
+        (status = 200, description = "Loaded", body = LoadedJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn handle(mut call: Call) -> Answered {
     let query: LoadQuery = call.query()?;
     let options = options(&query)?;

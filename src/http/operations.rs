@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use crate::engine::error::Problem;
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::door::Door;
+use crate::http::openapi::ProblemAnswer;
 use crate::http::register::to_json;
 use crate::metrics::render::CONTENT_TYPE as METRICS_TYPE;
 use crate::metrics::{Code, ViewRows, WritesState};
@@ -41,6 +42,16 @@ pub(super) struct ReadyJson {
 }
 
 /// Answers `GET /health`.
+#[utoipa::path(
+    get, path = "/health", tag = "operations",
+    responses(
+        (status = 200, description = "Alive", body = HealthJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn health(call: Call) -> Answered {
     let stopped =
         call.door.recovered().is_some_and(|engine| engine.health().writes == WritesState::Stopped);
@@ -52,6 +63,16 @@ pub(super) async fn health(call: Call) -> Answered {
 }
 
 /// Answers `GET /ready`.
+#[utoipa::path(
+    get, path = "/ready", tag = "operations",
+    responses(
+        (status = 200, description = "Answers requests", body = ReadyJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn ready(call: Call) -> Answered {
     if call.door.is_draining() {
         return Err(Problem::new(Code::Draining, "the server is shutting down"));
@@ -69,6 +90,12 @@ pub(super) async fn ready(call: Call) -> Answered {
 }
 
 /// Answers `GET /metrics`.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations",
+    responses(
+        (status = 200, description = "For Prometheus", body = String, content_type = "text/plain"),
+    )
+)]
 pub(super) async fn metrics(call: Call) -> Answered {
     let door = &call.door;
     let text = door.metrics.render(&view_rows(door), door.clock.now());
@@ -78,6 +105,12 @@ pub(super) async fn metrics(call: Call) -> Answered {
 }
 
 /// Answers `GET /api/v1/stats`.
+#[utoipa::path(
+    get, path = "/api/v1/stats", tag = "operations",
+    responses(
+        (status = 200, description = "Every number of the server", body = Object),
+    )
+)]
 pub(super) async fn stats(call: Call) -> Answered {
     let door = &call.door;
     let stats = door.metrics.stats(view_rows(door), door.clock.now());

@@ -15,6 +15,7 @@ use crate::engine::{Engine, Idempotency};
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::lookup_request;
+use crate::http::openapi::{AcceptedAnswer, ProblemAnswer, PushRequest};
 use crate::http::push_columns::{self, ColumnsPush};
 use crate::http::push_rows::{self, PushRow};
 use crate::http::text::{Pairs, Text};
@@ -68,6 +69,20 @@ pub(super) struct Against<'a> {
 }
 
 /// Answers the route.
+#[utoipa::path(
+    post, path = "/api/v1/features/push", tag = "writes",
+    params(("view" = Option<String>, Query, description = "The view of an Arrow body"),
+        ("time_unit" = Option<String>, Query, description = "s, ms, us or ns"),
+        ("Idempotency-Key" = Option<String>, Header, description = "A repeat writes nothing")),
+    request_body = PushRequest,
+    responses(
+        (status = 200, description = "Written, all rows", body = AcceptedAnswer),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn handle(mut call: Call) -> Answered {
     let engine = Arc::clone(call.engine()?);
     let format = call.format()?;

@@ -10,6 +10,7 @@ use crate::engine::define::{DefineOptions, Defined, OnError};
 use crate::engine::error::Problem;
 use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, name, respond};
+use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::ids::Sequence;
 use crate::registry::DEFAULT_PROJECT;
@@ -49,6 +50,20 @@ pub(super) struct DefinedJson {
 }
 
 /// Answers the registration.
+#[utoipa::path(
+    post, path = "/api/v1/features/register", tag = "definitions",
+    params(("dry_run" = Option<bool>, Query, description = "Only say what would change"),
+        ("prune" = Option<bool>, Query, description = "Drop what is not there"),
+        ("If-Match" = Option<String>, Header, description = "The sequence the definitions must stand at")),
+    request_body(content = Object, description = "The tree of a definition file"),
+    responses(
+        (status = 200, description = "What changed", body = DefinedJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn handle(mut call: Call) -> Answered {
     let query: RegisterQuery = call.query()?;
     let format = call.format()?;
@@ -77,6 +92,18 @@ pub(super) async fn handle(mut call: Call) -> Answered {
 }
 
 /// Answers `DELETE /api/v1/views/{view}`.
+#[utoipa::path(
+    delete, path = "/api/v1/views/{view}", tag = "definitions",
+    params(("view" = String, Path, description = "Its name, or name@version"),
+        ("data" = Option<String>, Query, description = "keep or drop")),
+    responses(
+        (status = 200, description = "Dropped", body = DefinedJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn drop_view(call: Call) -> Answered {
     let query: DropQuery = call.query()?;
     if let Some(data) = query.data.as_deref().filter(|data| *data != "keep" && *data != "drop") {
@@ -90,6 +117,17 @@ pub(super) async fn drop_view(call: Call) -> Answered {
 }
 
 /// Answers `DELETE /api/v1/services/{service}`.
+#[utoipa::path(
+    delete, path = "/api/v1/services/{service}", tag = "definitions",
+    params(("service" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "Dropped", body = DefinedJson),
+        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
+            content_type = "application/problem+json"),
+        (status = "5XX", description = "Failed; the code says whether to retry",
+            body = ProblemAnswer, content_type = "application/problem+json"),
+    )
+)]
 pub(super) async fn drop_service(call: Call) -> Answered {
     let engine = call.engine()?;
     let project = call.project(&engine.registry())?;

@@ -112,7 +112,7 @@ routes! {
     Get "/metrics" Metrics Operations operations::metrics,
     Get "/openapi.json" OpenApi Api openapi::handle,
     Get "/docs" Docs Api docs::redirect,
-    Get "/docs/" Docs Api docs::file,
+    Get "/docs/" Docs Api docs::page,
     Get "/docs/{file}" Docs Api docs::file,
 }
 

@@ -1,1 +1,193 @@
-//! Routes driven in process.
+//! Routes driven in process, over a store in a directory of its own.
+
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use tower_service::Service;
+
+use super::*;
+use crate::disk::real::RealDisk;
+use crate::engine::open::{Options, open};
+use crate::engine::writes::Durability;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::online::TierLimits;
+use crate::time::{Clock, Span, SystemClock};
+
+fn door() -> Arc<Door> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let limits = Limits { body_bytes: 4096, ..Limits::default() };
+    Arc::new(Door::new(limits, Metrics::new(clock.now()), clock))
+}
+
+/// A door to an empty store.
+fn open_door() -> (Arc<Door>, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let door = door();
+    let options = Options {
+        data_dir: directory.path().to_owned(),
+        durability: Durability::Sync,
+        sync_interval: Span::from_seconds(1),
+        segment_bytes: 64 << 10,
+        checkpoint_interval: Span::from_seconds(3600),
+        tier_limits: TierLimits { overlay: 1 << 20, cache: 1 << 20 },
+        read_deadline: Span::from_seconds(5),
+        accept_clock: false,
+        limits: door.limits.clone(),
+    };
+    let (clock, metrics) = (Arc::clone(&door.clock), Arc::clone(&door.metrics));
+    door.open(open(options, Arc::new(RealDisk), clock, metrics).unwrap());
+    (door, directory)
+}
+
+struct Answer {
+    status: u16,
+    headers: axum::http::HeaderMap,
+    json: Value,
+}
+
+async fn ask(door: &Arc<Door>, line: &str, body: &str) -> Answer {
+    let (verb, path) = line.split_once(' ').unwrap();
+    let request = Request::builder().method(verb).uri(path).body(Body::from(body.to_owned()));
+    let response = router(door, Listener::Api).call(request.unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    Answer { status: head.status.as_u16(), headers: head.headers, json }
+}
+
+#[tokio::test]
+async fn until_it_has_recovered_only_health_answers() {
+    let door = door();
+    assert_eq!(ask(&door, "GET /health", "").await.status, 200);
+    for line in ["GET /ready", "GET /api/v1/views", "POST /api/v1/features/online"] {
+        let answer = ask(&door, line, "{}").await;
+        assert_eq!((answer.status, &answer.json["code"]), (503, &json!("NOT_READY")), "{line}");
+        assert_eq!(answer.headers[RETRY_AFTER], "1");
+        assert_eq!(answer.headers[CONTENT_TYPE], "application/problem+json");
+    }
+    assert_eq!(ask(&door, "GET /metrics", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn unknown_paths_and_methods_are_problems() {
+    let door = door();
+    let answer = ask(&door, "GET /api/v2", "").await;
+    assert_eq!((answer.status, &answer.json["code"]), (404, &json!("NO_SUCH_ROUTE")));
+    assert!(answer.headers.contains_key("x-request-id"));
+    let answer = ask(&door, "PUT /api/v1/views/v", "").await;
+    assert_eq!((answer.status, &answer.json["code"]), (405, &json!("METHOD_NOT_ALLOWED")));
+    assert_eq!(answer.headers["allow"], "GET, DELETE");
+}
+
+#[tokio::test]
+async fn the_operations_listener_serves_nothing_else() {
+    let door = door();
+    let get = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
+    let mut operations = router(&door, Listener::Operations);
+    assert_eq!(operations.call(get("/health")).await.unwrap().status(), 200);
+    assert_eq!(operations.call(get("/api/v1/views")).await.unwrap().status(), 404);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_problem() {
+    let answered = catch_panic(Box::pin(async { panic!("on purpose") })).await;
+    assert_eq!(answered.unwrap_err().code, Code::Internal);
+}
+
+#[tokio::test]
+async fn the_page_works_offline() {
+    let door = door();
+    for path in ["/docs/", "/docs/swagger-ui-bundle.js", "/docs/swagger-initializer.js"] {
+        assert_eq!(ask(&door, &format!("GET {path}"), "").await.status, 200, "{path}");
+    }
+    assert_eq!(ask(&door, "GET /docs/other", "").await.status, 404);
+    let document = ask(&door, "GET /openapi.json", "").await.json;
+    assert!(document["paths"]["/health"].is_object());
+}
+
+const DEFINITIONS: &str = r#"{
+    "entity": {"user": {"join_keys": ["user_id"]}, "route": {"join_keys": ["origin", "dest"]}},
+    "view": {
+        "profile": {"entity": "user", "features": {
+            "age": "int32", "country": {"type": "string", "default": "unknown"}}},
+        "delays": {"entity": "route", "features": {"mean": "float64"}}},
+    "service": {"s": {"features": ["profile:age", {"ref": "delays:mean", "as": "delay"}]}}}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_pushed_is_found() {
+    let (door, _directory) = open_door();
+    let defined = ask(&door, "POST /api/v1/features/register", DEFINITIONS).await;
+    assert_eq!((defined.status, defined.json["changes"].as_array().unwrap().len()), (200, 5));
+    let rows = r#"{"rows":[
+        {"view":"profile","entity_id":"u1","features":{"age":30}},
+        {"view":"delays","entity_id":["JFK","SFO"],"features":{"mean":1.5}}]}"#;
+    let pushed = ask(&door, "POST /api/v1/features/push", rows).await;
+    assert_eq!((pushed.status, &pushed.json["accepted"]), (200, &json!(2)));
+    assert_eq!(pushed.headers["larder-sequence"], pushed.json["sequence"].to_string());
+    let columns = r#"{"view":"profile","columns":{"user_id":["u2"],"country":["AE"]}}"#;
+    assert_eq!(ask(&door, "POST /api/v1/features/push", columns).await.status, 200);
+
+    let online = r#"{"entities":{"user":"u1","route":{"origin":"JFK","dest":"SFO"}},
+        "service":"s","include":["statuses"]}"#;
+    let found = ask(&door, "POST /api/v1/features/online", online).await.json;
+    assert_eq!(found["features"], json!({"profile:age": 30, "delay": 1.5}));
+    assert_eq!(found["statuses"]["delay"], "PRESENT");
+    let batch = r#"{"entity_type":"user","entity_ids":["u1","u2","u3"],
+        "feature_names":["age","profile:country"]}"#;
+    let found = ask(&door, "POST /api/v1/features/batch", batch).await.json;
+    let rows = json!([[30, "unknown"], [null, "AE"], [null, "unknown"]]);
+    assert_eq!((&found["rows"], &found["metadata"]["not_found"]), (&rows, &json!(1)));
+    let historical = r#"{"entity_type":"user","feature_names":["profile:age"],
+        "rows":[{"entity_id":"u1","timestamp":"2020-01-01T00:00:00Z"},
+                {"entity_id":"u1","timestamp":"2100-01-01T00:00:00Z"}]}"#;
+    let found = ask(&door, "POST /api/v1/features/historical", historical).await.json;
+    assert_eq!(found["rows"], json!([[null], [30]]));
+    let found = ask(&door, "GET /api/v1/features/route/JFK,SFO", "").await.json;
+    assert_eq!(found["features"], json!({"delays": {"mean": 1.5}}));
+    assert_eq!(ask(&door, "GET /api/v1/features/user/u9", "").await.status, 404);
+    let listed = ask(&door, "GET /api/v1/entities/user?limit=1", "").await.json;
+    assert_eq!(listed["entity_ids"], json!(["u1"]));
+    let cursor = listed["next_cursor"].as_str().unwrap();
+    let listed = ask(&door, &format!("GET /api/v1/entities/user?cursor={cursor}"), "").await.json;
+    assert_eq!((&listed["entity_ids"], &listed["next_cursor"]), (&json!(["u2"]), &Value::Null));
+    assert_eq!(ask(&door, "DELETE /api/v1/views/profile", "").await.status, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_are_named_and_nothing_is_written() {
+    let (door, _directory) = open_door();
+    ask(&door, "POST /api/v1/features/register", DEFINITIONS).await;
+    let push = "POST /api/v1/features/push";
+    let online = "POST /api/v1/features/online";
+    let check = async |line: &str, body: &str, status: u16, code: &str, said: &str| {
+        let answer = ask(&door, line, body).await;
+        let text = answer.json.to_string();
+        assert_eq!((answer.status, answer.json["code"].as_str()), (status, Some(code)), "{text}");
+        assert!(text.contains(said), "{said} is not in {text}");
+    };
+    let row = |rest: &str| format!(r#"{{"rows":[{{"view":"profile","entity_id":"u1",{rest}}}]}}"#);
+    check(push, &row(r#""features":{"age":"ten"}"#), 400, "INVALID_VALUE", "int32").await;
+    check(push, &row(r#""features":{"agee":1}"#), 404, "UNKNOWN_FEATURE", "age").await;
+    check(push, &row(r#""features":{"age":1,"age":2}"#), 400, "DUPLICATE_FEATURE", "twice").await;
+    check(push, &row(r#""features":{"age":NaN}"#), 400, "MALFORMED_REQUEST", "send null").await;
+    let early = row(r#""event_timestamp":1769860800,"features":{}"#);
+    check(push, &early, 400, "INVALID_VALUE", "looks like seconds").await;
+    let late = row(r#""event_timestamp":"2100-01-01T00:00:00Z","features":{}"#);
+    check(push, &late, 400, "EVENT_TIME_IN_FUTURE", "limits.max_future").await;
+    check(push, r#"{"rows":[]}"#, 400, "MALFORMED_REQUEST", "no row").await;
+    let uneven = r#"{"view":"profile","columns":{"user_id":["a","b"],"age":[1]}}"#;
+    check(push, uneven, 400, "MALFORMED_REQUEST", "differ in length").await;
+    let keyless = r#"{"view":"profile","columns":{"age":[1]}}"#;
+    check(push, keyless, 400, "MISSING_ENTITY", "user_id").await;
+    check(push, &" ".repeat(5000), 413, "LIMIT_EXCEEDED", "limits.body_bytes is 4096").await;
+    let ask_for = |rest: &str| format!(r#"{{"entity_type":"user","entity_id":"u1",{rest}}}"#);
+    let twice = ask_for(r#""feature_names":["age","age"]"#);
+    check(online, &twice, 400, "DUPLICATE_FEATURE", "age").await;
+    check(online, &ask_for(r#""service":"t""#), 404, "UNKNOWN_SERVICE", "unknown service").await;
+    check(online, &ask_for(r#""service":"s""#), 400, "MISSING_ENTITY", "route").await;
+    let other = "POST /api/v1/features/online?project=other";
+    check(other, &twice, 404, "UNKNOWN_ENTITY_TYPE", "unknown project").await;
+    let rows = ask(&door, "GET /api/v1/entities/user/count", "").await.json;
+    assert_eq!(rows["count"], 0);
+}

@@ -9,7 +9,7 @@ use crate::registry::definitions::{DefinitionError, Definitions};
 
 /// Why definitions cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ReadError {
+pub enum ReadError {
     /// A file cannot be read.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -26,7 +26,10 @@ pub(crate) enum ReadError {
 
 /// Reads all of `paths` as one set of definitions, which may refer to each other; a directory
 /// stands for the `*.toml` files in it, in the order of their names.
-pub(crate) fn read(disk: &dyn Disk, paths: &[PathBuf]) -> Result<Definitions, ReadError> {
+///
+/// # Errors
+/// The first file that cannot be read, else every mistake in what they say.
+pub fn read(disk: &dyn Disk, paths: &[PathBuf]) -> Result<Definitions, ReadError> {
     let mut texts = Vec::new();
     for path in paths {
         for file in files(disk, path)? {
