@@ -226,8 +226,8 @@ impl Check<'_> {
 mod tests {
     use std::sync::Mutex;
 
-    use super::super::block::Builder;
     use super::*;
+    use crate::checkpoint::block::Builder;
     use crate::ids::{Sequence, StoreId, ViewId};
 
     #[derive(Default)]

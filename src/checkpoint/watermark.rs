@@ -3,7 +3,8 @@
 //! It does not know how the rows are stored; the store never vouches for itself.
 //!
 //! Little-endian, [`BYTES`] long: magic, format (u32), store id (16 bytes), generation, covered,
-//! highest, rows, blocks (u64 each), BLAKE3 over the blocks' CRCs in order, CRC-32C over all before.
+//! highest, rows, blocks (u64 each), BLAKE3 over the blocks' CRCs in order, CRC-32C over all that
+//! comes before.
 
 use crate::ids::{Sequence, StoreId};
 

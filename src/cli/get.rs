@@ -45,7 +45,8 @@ impl Get {
 
     fn path(&self) -> String {
         let key = match self.key.as_slice() {
-            // Commas stand between the parts of a composite key, and for themselves in a single one.
+            // Commas stand between the parts of a composite key, and for themselves in a single
+            // one.
             [whole] => encode(whole).replace("%2C", ","),
             parts => parts.iter().map(|part| encode(part)).collect::<Vec<_>>().join(","),
         };

@@ -482,8 +482,8 @@ impl Random {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{read_whole, replace};
     use super::*;
+    use crate::disk::{read_whole, replace};
 
     fn disk_with(name: &str) -> (FakeDisk, Arc<dyn DiskFile>, PathBuf) {
         let disk = FakeDisk::new();

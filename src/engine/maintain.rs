@@ -197,8 +197,8 @@ impl Checkpointer {
             }
         }
         let highest = self.shared.visible();
-        // What is in the checkpoint must be durable in history, and its definitions in the manifest,
-        // before the checkpoint counts.
+        // Before the checkpoint counts, what is in it must be durable in history, and its
+        // definitions in the manifest.
         self.ask(Job::SaveControl)?;
         generation.finish(highest)?;
         Ok(covered)

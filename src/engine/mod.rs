@@ -331,8 +331,8 @@ impl Engine {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Loads a Parquet file into a view, on a thread of its own; one at a time. `progress` hears the
-    /// rows done so far and the rows in the file.
+    /// Loads a Parquet file into a view, on a thread of its own; one at a time. `progress` hears
+    /// the rows done so far and the rows in the file.
     ///
     /// # Errors
     /// The file does not fit the view (nothing was written), another load is running, and those of

@@ -172,6 +172,10 @@ impl Call {
     }
 }
 
+/// JSON, and what curl and others send who do not say.
+const JSON_TYPES: [&str; 4] =
+    ["application/json", "text/json", "application/x-www-form-urlencoded", "text/plain"];
+
 /// The forms of bodies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Format {
@@ -195,10 +199,7 @@ impl Format {
             Some(Self::Parquet)
         } else if is(Self::Toml.media_type()) {
             Some(Self::Toml)
-        } else if is("application/json") || is("text/json") {
-            Some(Self::Json)
-        // What curl and others send who do not say.
-        } else if is("application/x-www-form-urlencoded") || is("text/plain") {
+        } else if JSON_TYPES.into_iter().any(is) {
             Some(Self::Json)
         } else {
             None

@@ -237,7 +237,7 @@ impl<I: Write + Unpin> Write for Watched<I> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn slow_heads_end_and_idle_connections_last_longer() {
         let head = Duration::from_millis(20);
         let activity = Arc::new(Activity::new());

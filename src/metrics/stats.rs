@@ -149,7 +149,7 @@ mod tests {
     fn has_every_number_in_its_unit() {
         let start = ArrivalTime::from_micros(1_800_000_000_000_000);
         let metrics = Metrics::new(start);
-        metrics.set_writes(super::super::WritesState::Open);
+        metrics.set_writes(crate::metrics::WritesState::Open);
         metrics.request(Route::Online, 200, Duration::from_millis(2), start);
         metrics.request(Route::Online, 404, Duration::from_millis(2), start);
         metrics.error(Code::UnknownView);

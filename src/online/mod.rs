@@ -51,9 +51,9 @@ impl Online {
         self.views.pin().remove(&view);
     }
 
-    /// Forgets everything.
+    /// Forgets every row. The maps stay, so that whoever holds one goes on filling it.
     pub fn clear(&self) {
-        self.views.pin().clear();
+        self.views.pin().values().for_each(|map| map.clear());
     }
 
     /// Every view and its map, ordered by id.
@@ -95,6 +95,12 @@ impl ViewMap {
     /// replaced rows cannot be freed.
     pub fn pin(&self) -> Pinned<'_> {
         Pinned { rows: self.rows.pin(), bytes: &self.bytes }
+    }
+
+    /// Forgets every row; nobody writes meanwhile.
+    pub fn clear(&self) {
+        self.rows.pin().clear();
+        self.bytes.store(0, Ordering::Relaxed);
     }
 
     /// Entities.
@@ -192,8 +198,12 @@ mod tests {
         online.drop_view(ViewId(2));
         assert!(online.get(ViewId(2)).is_none());
         assert_eq!(held.pin().get(b"k"), Some(&b"two"[..]));
+        let held = online.view(ViewId(1));
         online.clear();
         assert!(online.is_empty());
+        assert_eq!((held.len(), online.bytes()), (0, 0));
+        held.pin().put(b"k", b"again");
+        assert_eq!(online.len(), 1, "a map that is held stays one of the views");
     }
 
     /// Readers and a scanner beside a writer that replaces, removes and grows: no torn row, no

@@ -1,3 +1,5 @@
+//! The registry as records build it: names, ids, snapshots, plans.
+
 use super::*;
 use crate::ids::Slot;
 use crate::registry::changes::{Absent, Planned, diff};

@@ -1,7 +1,11 @@
 //! Routes driven in process, over a store in a directory of its own.
 
+use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampSecondArray};
+use arrow::ipc::writer::StreamWriter;
+use arrow::record_batch::RecordBatch;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http_body_util::BodyExt;
+use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 use tower_service::Service;
 
@@ -9,6 +13,7 @@ use super::*;
 use crate::disk::real::RealDisk;
 use crate::engine::open::{Options, open};
 use crate::engine::writes::Durability;
+use crate::http::call::Format;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::online::TierLimits;
@@ -47,8 +52,13 @@ struct Answer {
 }
 
 async fn ask(door: &Arc<Door>, line: &str, body: &str) -> Answer {
+    send(door, line, (Format::Json, body.as_bytes())).await
+}
+
+async fn send(door: &Arc<Door>, line: &str, (format, body): (Format, &[u8])) -> Answer {
     let (verb, path) = line.split_once(' ').unwrap();
-    let request = Request::builder().method(verb).uri(path).body(Body::from(body.to_owned()));
+    let request = Request::builder().method(verb).uri(path);
+    let request = request.header(CONTENT_TYPE, format.media_type()).body(Body::from(body.to_vec()));
     let response = router(door, Listener::Api).call(request.unwrap()).await.unwrap();
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
@@ -190,4 +200,46 @@ async fn mistakes_are_named_and_nothing_is_written() {
     check(other, &twice, 404, "UNKNOWN_ENTITY_TYPE", "unknown project").await;
     let rows = ask(&door, "GET /api/v1/entities/user/count", "").await.json;
     assert_eq!(rows["count"], 0);
+}
+
+/// A record batch as an Arrow stream and as a Parquet file.
+fn written(columns: Vec<(&str, ArrayRef)>) -> (Vec<u8>, Vec<u8>) {
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut stream = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    stream.write(&batch).unwrap();
+    let mut parquet = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    parquet.write(&batch).unwrap();
+    (stream.into_inner().unwrap(), parquet.into_inner().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_go_in_and_come_out() {
+    let (door, _directory) = open_door();
+    ask(&door, "POST /api/v1/features/register", DEFINITIONS).await;
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["u1", "u2"]));
+    let ages: ArrayRef = Arc::new(Float64Array::from(vec![30.0, f64::NAN]));
+    let (stream, parquet) = written(vec![("user_id", ids.clone()), ("age", ages.clone())]);
+    let push = "POST /api/v1/features/push?view=profile";
+    let pushed = send(&door, push, (Format::Arrow, &stream)).await;
+    assert_eq!((pushed.status, &pushed.json["nan_as_null"]), (200, &json!(1)), "{}", pushed.json);
+    assert_eq!(send(&door, push, (Format::Parquet, &parquet)).await.status, 200);
+    assert_eq!(send(&door, push, (Format::Arrow, &stream[..stream.len() / 2])).await.status, 400);
+    assert_eq!(send(&door, push, (Format::Parquet, b"PAR1")).await.status, 400);
+    let nowhere = send(&door, "POST /api/v1/features/push", (Format::Arrow, &stream)).await;
+    assert_eq!(nowhere.status, 400);
+    let (surplus, _) = written(vec![("user_id", ids.clone()), ("agee", ages)]);
+    let refused = send(&door, push, (Format::Arrow, &surplus)).await;
+    assert_eq!(refused.json["code"], "UNKNOWN_FEATURE");
+    assert!(refused.json["detail"].as_str().unwrap().contains("did you mean \"age\"?"));
+
+    let at: ArrayRef =
+        Arc::new(TimestampSecondArray::from(vec![4_102_444_800, 0]).with_timezone("UTC"));
+    let (stream, parquet) = written(vec![("user_id", ids), ("timestamp", at)]);
+    let read = "POST /api/v1/features/historical?entity_type=user\
+                &feature_names=profile:age,profile:country&include=statuses";
+    for body in [(Format::Arrow, stream.as_slice()), (Format::Parquet, &parquet)] {
+        let found = send(&door, read, body).await.json;
+        assert_eq!(found["rows"], json!([[30, "unknown"], [null, "unknown"]]), "{found}");
+        assert_eq!(found["statuses"][1][0], "NOT_FOUND");
+    }
 }

@@ -1,3 +1,5 @@
+//! What changes lead from one set of definitions to another, and which are refused.
+
 use proptest::prelude::*;
 
 use super::*;

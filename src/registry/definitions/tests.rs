@@ -1,3 +1,5 @@
+//! Definitions as TOML and JSON write them, and every mistake in them.
+
 use super::*;
 use crate::registry::changes::{Absent, diff};
 use crate::registry::{ProjectId, Registry};
