@@ -32,7 +32,6 @@ const TIB: u64 = 1 << 40;
 const NO_TIME: Span = Span::from_seconds(0);
 const MILLISECOND: Span = Span::from_micros(1_000);
 const TENTH: Span = Span::from_micros(100_000);
-const SECOND: Span = Span::from_seconds(1);
 const MINUTE: Span = Span::from_seconds(60);
 const TEN_MINUTES: Span = Span::from_seconds(600);
 const HOUR: Span = Span::from_seconds(3_600);
@@ -231,7 +230,7 @@ impl Storage {
                 .word("storage.durability", &Durability::ALL.map(|mode| (mode.as_str(), mode))),
             sync_interval: reader.span("storage.sync_interval", MILLISECOND, MINUTE),
             segment_size: reader.size("storage.segment_size", MIB, 4 * GIB),
-            checkpoint_interval: reader.span("storage.checkpoint_interval", SECOND, WEEK),
+            checkpoint_interval: reader.span("storage.checkpoint_interval", TENTH, WEEK),
             overlay_size: reader.size("storage.overlay_size", MIB, TIB),
             cache_size: reader.size("storage.cache_size", 0, TIB),
             read_deadline: reader.span("storage.read_deadline", MILLISECOND, MINUTE),

@@ -226,6 +226,25 @@ async fn writes_are_looked_up_and_survive_restarts() {
 }
 
 #[tokio::test]
+async fn history_rebuilds_what_an_unfinished_checkpoint_would_have_held() {
+    let mut store = Store::defined().await;
+    store.push(&[("u1", Some(95), age(30), country("AE"))]).await.unwrap();
+    store.engine.take().unwrap().close();
+    let mut unfinished = 0;
+    for entry in std::fs::read_dir(store.directory.path().join("checkpoint")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "done") {
+            std::fs::remove_file(path).unwrap();
+            unfinished += 1;
+        }
+    }
+    assert!(unfinished > 0);
+    store.engine = Some(open_at(store.directory.path(), &store.clock, Durability::Sync));
+    let expected = [present(Value::Int32(30)), present(Value::String("AE".into()))];
+    assert_eq!(store.now("u1"), expected);
+}
+
+#[tokio::test]
 async fn rows_on_disk_survive_the_loss_of_the_tier() {
     let mut store = Store::new();
     let on_disk = DEFINITIONS.replace("ttl = \"10s\"", "ttl = \"10s\"\ntier = \"disk\"");
