@@ -266,11 +266,11 @@ impl Loader {
         loop {
             match self.queue.write(job) {
                 Ok(()) => return Ok(answer),
-                Err((problem, back)) if problem.code == Code::QueueFull => {
-                    job = back;
+                Err(refused) if refused.problem.code == Code::QueueFull => {
+                    job = refused.job;
                     std::thread::sleep(Duration::from_millis(5));
                 }
-                Err((problem, _)) => return Err(problem),
+                Err(refused) => return Err(refused.problem),
             }
         }
     }

@@ -116,7 +116,7 @@ fn rebuild(shared: &Shared, tier: &SharedTier) {
     let mut applier = Applier::default();
     applier.take_up(&registry, &shared.stores);
     let replayed = shared.history.replay::<RebuildError>(Sequence::ZERO, |frame| {
-        let unreadable = |error| ReadError::from(frame.unreadable(&error));
+        let unreadable = |error| frame.unreadable(&error);
         for request in frame.requests().map_err(unreadable)? {
             for record in request.map_err(unreadable)?.records() {
                 if let (sequence, Record::Row(row)) = record.map_err(unreadable)?

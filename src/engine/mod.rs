@@ -272,7 +272,7 @@ impl Engine {
         let (request, views) = batch.finish()?;
         let (reply, answer) = oneshot::channel();
         let job = WriteJob { request, project, revision, views, idempotency, reply };
-        self.queue.write(job).map_err(|(problem, _)| problem)?;
+        self.queue.write(job).map_err(|refused| refused.problem)?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 

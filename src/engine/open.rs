@@ -218,13 +218,14 @@ impl Recovery {
             Some(snapshot) => (control::decode(&snapshot.bytes)?, snapshot.covers),
             None => (Control::default(), Sequence::ZERO),
         };
-        let applier = Applier::default();
+        let mut applier = Applier::default();
+        applier.take_up(&control.registry, &stores);
         Ok(Self { stores, control, covers, applier, moved: None, rows: 0 })
     }
 
     /// Fills the map from the newest checkpoint that is whole; returns the sequence it covers.
     fn load_checkpoint(
-        &mut self,
+        &self,
         checkpoints: &dyn Checkpoint,
         opened: &Opened,
         metrics: &Metrics,
@@ -240,8 +241,6 @@ impl Recovery {
             );
         }
         metrics.recovery_checkpoint_time.set_span(Span::from_std(watch.elapsed()));
-        // Not before: a checkpoint that is set aside takes the maps it filled with it.
-        self.applier.take_up(&self.control.registry, &self.stores);
         match load.loaded {
             Some(loaded) => {
                 metrics.recovery_checkpoint_rows.set(loaded.rows);

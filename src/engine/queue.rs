@@ -44,6 +44,12 @@ pub(super) struct WriteJob {
     pub(super) reply: Reply<Accepted>,
 }
 
+/// Rows that found no place, given back.
+pub(super) struct Refused {
+    pub(super) problem: Problem,
+    pub(super) job: WriteJob,
+}
+
 /// The callers' end.
 pub(super) struct Queue {
     jobs: Sender<Job>,
@@ -76,14 +82,15 @@ pub(super) fn queue(limits: &Limits, metrics: &Arc<Metrics>) -> (Queue, Waiting)
 
 impl Queue {
     /// Puts rows into the queue, without waiting for a place; gives them back where there is none.
-    pub(super) fn write(&self, job: WriteJob) -> Result<(), (Problem, WriteJob)> {
+    pub(super) fn write(&self, job: WriteJob) -> Result<(), Box<Refused>> {
         let length = job.request.length();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         // A request larger than the whole budget is let in when nothing else waits.
         if before > 0 && before + length > self.bytes_limit {
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             let waiting = format!("{before} bytes of writes are waiting");
-            return Err((self.full(&waiting, "limits.queue_bytes", self.bytes_limit), job));
+            let problem = self.full(&waiting, "limits.queue_bytes", self.bytes_limit);
+            return Err(Box::new(Refused { problem, job }));
         }
         self.metrics.queue_requests.add(1);
         match self.jobs.try_send(Job::Write(job)) {
@@ -102,7 +109,7 @@ impl Queue {
                     TrySendError::Disconnected(job) => (stopped(), job),
                 };
                 match job {
-                    Job::Write(job) => Err((problem, job)),
+                    Job::Write(job) => Err(Box::new(Refused { problem, job })),
                     _ => unreachable!("a write was sent"),
                 }
             }

@@ -121,7 +121,7 @@ impl WriteBatch {
         if !self.views.contains(&view.id) {
             self.views.push(view.id);
         }
-        self.encoder.start(&view.layout());
+        self.encoder.start(view.layout());
         if self.view.as_ref().is_none_or(|before| before.id != view.id) {
             self.view = Some(view.clone());
         }
@@ -133,7 +133,7 @@ impl WriteBatch {
     /// If no row was begun, or its view has no such slot.
     pub fn set(&mut self, slot: Slot, cell: CellRef<'_>) {
         let view = self.view.as_ref().expect("a row was begun");
-        self.encoder.set(&view.layout(), slot, cell);
+        self.encoder.set(view.layout(), slot, cell);
     }
 
     /// Ends the row. Without an event time it happened when it arrives.
