@@ -89,7 +89,11 @@ fn online(door: &mut Door) {
     check(r#""feature_names":"user_profile:age""#, MALFORMED, "invalid type");
     check(r#""feature_names":[1]"#, MALFORMED, "expected a string");
     check(r#""feature_names":[null]"#, MALFORMED, "expected a string");
-    check(r#""feature_names":["user_profile:ag"]"#, NO_FEATURE, "did you mean \"user_profile:age\"?");
+    check(
+        r#""feature_names":["user_profile:ag"]"#,
+        NO_FEATURE,
+        "did you mean \"user_profile:age\"?",
+    );
     check(r#""feature_names":["user_profil:age"]"#, NO_VIEW, "did you mean \"user_profile\"?");
     check(r#""feature_names":["user_profile@2:age"]"#, NO_VIEW, "user_profile@2");
     check(r#""feature_names":["user_profile@x:age"]"#, MALFORMED, "view@2:feature");

@@ -163,7 +163,8 @@ pub(crate) fn is_problem(
         return Err(format!("content-type is {:?}", reply.header("content-type")));
     }
     let problem: Value = serde_json::from_slice(&reply.body).map_err(|error| error.to_string())?;
-    if (reply.status, &problem["code"], &problem["status"]) != (status, &json!(code), &json!(status))
+    if (reply.status, &problem["code"], &problem["status"])
+        != (status, &json!(code), &json!(status))
     {
         return Err(format!("expected {status} {code}"));
     }
