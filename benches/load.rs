@@ -4,6 +4,7 @@
 //! `cargo bench --bench load`; on one core: `taskset -c 1 cargo bench --bench load`. The folder of
 //! `flights.parquet` is `LARDER_DATA`, else `../shared/data`.
 
+mod cpu;
 mod store;
 
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ const FLIGHTS: [&str; 3] =
     ["last_flight_of_aircraft", "last_flight_on_route", "last_flight_of_carrier"];
 const SYNTHETIC: &str = r#"
 [entity.user]
-join_keys = [{ name = "user_id", type = "int64" }]
+join_keys = ["user_id:int64"]
 
 [view.activity]
 entity = "user"
@@ -60,9 +61,9 @@ async fn load_all(definitions: &str, views: &[&str], file: &Path) {
     let path = store::fresh("load");
     let engine = store::with_definitions(&path, Durability::Sync, definitions).await;
     for view in views {
-        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let (start, cpu) = (Instant::now(), cpu::seconds());
         let loaded = load(&engine, view, file).await;
-        let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu::seconds() - cpu);
         let rows = loaded.rows as f64;
         let (by_clock, by_core) = (rows / wall, rows / cpu);
         println!("{view:25} {rows:8.0} {wall:8.2} {cpu:12.2} {by_clock:12.0} {by_core:12.0}");
@@ -77,18 +78,6 @@ async fn load(engine: &Arc<Engine>, view: &str, file: &Path) -> Loaded {
     let options =
         LoadOptions { event_time: EventTimes::Column(None), time_unit: None, refuse_nan: false };
     engine.load(view, file, options, |_, _| {}).await.expect("the file fits the view")
-}
-
-/// Processor time of all threads so far. The kernel counts it in hundredths of a second here.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
-    // The name, second of all, is in parentheses and may hold spaces.
-    let (_, numbers) = stat.rsplit_once(") ").expect("a name in parentheses");
-    let ticks = |index| -> f64 {
-        let field = numbers.split(' ').nth(index).and_then(|field| field.parse().ok());
-        field.expect("a number of ticks")
-    };
-    (ticks(11) + ticks(12)) / 100.0
 }
 
 /// Writes the generated file, once.

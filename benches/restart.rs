@@ -4,6 +4,7 @@
 //! `cargo bench --bench restart`; as root also with an empty page cache. Each start is a process of
 //! its own, as after a crash.
 
+mod cpu;
 mod floats;
 mod store;
 
@@ -106,7 +107,8 @@ fn start(path: &Path) {
         let rate = rate(history, metrics.recovery_history_time.get());
         print!("; {history} rows from history at {rate:.0} rows/s");
     }
-    println!("; {:.0} rows/s in all", ROWS as f64 / wall);
+    let cpu = cpu::seconds();
+    println!("; {:.0} rows/s in all, {:.0} per core second", ROWS as f64 / wall, ROWS as f64 / cpu);
     assert_eq!(engine.rows_per_view().iter().map(|(_, rows)| rows).sum::<u64>(), ROWS);
     // Closing would write a checkpoint of what was just read.
     std::process::exit(0);

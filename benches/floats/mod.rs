@@ -9,7 +9,7 @@ use larder::value::cell::{CellRef, ValueRef};
 
 /// The view with features `f0`, `f1`, ..., of an entity `user` whose key is an int64.
 pub(crate) fn definitions(features: u16) -> String {
-    let mut text = "[entity.user]\njoin_keys = [{ name = \"user_id\", type = \"int64\" }]\n\n\
+    let mut text = "[entity.user]\njoin_keys = [\"user_id:int64\"]\n\n\
                     [view.profile]\nentity = \"user\"\n[view.profile.features]\n"
         .to_owned();
     for feature in 0..features {
