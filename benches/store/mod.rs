@@ -14,6 +14,7 @@ use larder::engine::writes::Durability;
 use larder::ids::ProjectId;
 use larder::limits::Limits;
 use larder::metrics::Metrics;
+use larder::online::TierLimits;
 use larder::registry::definitions::Definitions;
 use larder::time::{Clock, Span, SystemClock};
 
@@ -41,6 +42,8 @@ pub(crate) fn open_at(path: &Path, durability: Durability) -> Arc<Engine> {
         sync_interval: Span::from_seconds(1),
         segment_bytes: 64 << 20,
         checkpoint_interval: Span::from_seconds(86_400),
+        tier_limits: TierLimits { overlay: 64 << 20, cache: 256 << 20 },
+        read_deadline: Span::from_seconds(1),
         accept_clock: false,
         limits: Limits::default(),
     };
