@@ -113,7 +113,7 @@ impl<'a> RowRef<'a> {
             return unfit("fixed part too short");
         }
         for (slot, place) in layout.places().iter().enumerate().take(self.slots) {
-            if self.is_present(slot) && !self.is_null(slot) && self.read(layout, *place).is_none() {
+            if self.is_present(slot) && !self.is_null(slot) && !self.fits(layout, *place) {
                 return unfit("a value that is not of its feature's type");
             }
         }
@@ -142,6 +142,26 @@ impl<'a> RowRef<'a> {
     fn is_null(self, index: usize) -> bool {
         let nulls = bitmap_bytes(self.slots);
         !self.bits.is_empty() && bit(&self.bits[nulls..], index)
+    }
+
+    /// Whether a value of its feature's type is at `place`. A restart asks this of every value, so
+    /// numbers are not read into a [`ValueRef`] for it.
+    fn fits(self, layout: &Layout, place: Place) -> bool {
+        let Some(fixed) = self.cells.get(place.offset..place.offset + place.width()) else {
+            return false;
+        };
+        match place.feature_type {
+            FeatureType::Scalar(ScalarType::Int32 | ScalarType::Int64 | ScalarType::Timestamp) => {
+                true
+            }
+            FeatureType::Scalar(ScalarType::Float32) => {
+                fixed.first_chunk().is_some_and(|bytes| f32::from_le_bytes(*bytes).is_finite())
+            }
+            FeatureType::Scalar(ScalarType::Float64) => {
+                fixed.first_chunk().is_some_and(|bytes| f64::from_le_bytes(*bytes).is_finite())
+            }
+            _ => self.read(layout, place).is_some(),
+        }
     }
 
     fn read(self, layout: &Layout, place: Place) -> Option<ValueRef<'a>> {
