@@ -439,7 +439,8 @@ fn crash(wipe: bool) {
         let address = server.address();
         let (pushed, defined) = record.load(address, &mut random, move || {
             std::thread::sleep(moment);
-            server.kill();
+            // With SIGKILL.
+            drop(server);
         });
         if wipe {
             for derived in ["checkpoint", "disk"] {

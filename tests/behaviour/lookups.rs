@@ -276,7 +276,7 @@ fn by_path(door: &mut Door) {
     let answer = door.get(&at("user/u1"));
     let views: Vec<&String> =
         answer["features"].as_object().map_or_else(Vec::new, |views| views.keys().collect());
-    let expected = json!(["user_profile", "user_account", "user_cold", "passing"]);
+    let expected = json!(["passing", "user_account", "user_cold", "user_profile"]);
     door.equal("all views that are online", &json!(views), &expected);
     let answer = door.get(&at("merchant/7"));
     door.equal("an integer key", &answer["features"], &json!({"merchant_risk": {"score": 0.25}}));

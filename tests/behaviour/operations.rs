@@ -61,22 +61,21 @@ fn entities(door: &mut Door) {
 }
 
 fn cache(door: &mut Door) {
-    let ask = json!({"entity_type": "user", "entity_id": "u1", "feature_names": ["points"]});
+    let ask =
+        json!({"entity_type": "user", "entity_id": "u1", "feature_names": ["user_cold:points"]});
     let online = "/api/v1/features/online";
-    let body = json!({"entity_type": "user"});
-    door.holds("a body", body.is_object());
-    // Once the row has left the overlay, a read brings it into the cache.
-    let invalidated = eventually("a cached row", || {
+    // Once the row has left the overlay, a read brings it into the cache; the copy dropped before
+    // that says only that there was no row yet.
+    eventually("a cached row that is dropped", || {
         let found = door.post(online, &ask);
-        door.equal("on disk", &found["features"], &json!({"points": 5}));
+        door.equal("on disk", &found["features"], &json!({"user_cold:points": 5}));
         let target = "/api/v1/cache/invalidate/u1?entity_type=user";
         let reply = door.ask("DELETE", target, &[], b"").json();
-        reply["invalidated"].as_u64().filter(|count| *count > 0)
+        let again = door.post(online, &ask);
+        door.equal("on disk still", &again["features"], &found["features"]);
+        let dropped = reply["invalidated"] == 1;
+        (dropped && again["metadata"]["cache_hit"] == false).then_some(())
     });
-    door.equal("invalidated", &json!(invalidated), &json!(1));
-    let answer = door.post(online, &ask);
-    let found = json!([answer["features"]["points"], answer["metadata"]["cache_hit"]]);
-    door.equal("after that it is read from disk", &found, &json!([5, false]));
     let answer = door.post(online, &ask);
     door.equal("then from the cache", &answer["metadata"]["cache_hit"], &json!(true));
 }
@@ -107,7 +106,7 @@ fn metrics(door: &mut Door) {
     let found = eventually("a checkpoint", || {
         let reply = door.ask("GET", "/metrics", &[], b"");
         let text = String::from_utf8(reply.body).expect("text");
-        text.contains("larder_checkpoint_age_seconds ").then_some(text)
+        text.contains("\nlarder_checkpoint_age_seconds ").then_some(text)
     });
     for name in names {
         let there = found.lines().any(|line| {

@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest time an answer may take before the test gives up.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// A running `larder serve`. Dropping it kills it.
+/// A running `larder serve`. Dropping it ends it with SIGKILL, as a crash would.
 pub(crate) struct Server {
     child: Child,
     /// The line of the log that said ready.
@@ -82,12 +82,6 @@ impl Server {
     pub(crate) fn terminate(&self) {
         let pid = Pid::from_child(&self.child);
         kill_process(pid, Signal::TERM).expect("the child has not been waited for");
-    }
-
-    /// Ends it at once, as a crash does.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().expect("the child has not been waited for");
-        self.child.wait().expect("a child can be waited for");
     }
 
     /// Waits until it has stopped.
