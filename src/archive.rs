@@ -113,7 +113,7 @@ impl<'a> RowRef<'a> {
             return unfit("fixed part too short");
         }
         for (slot, place) in layout.places().iter().enumerate().take(self.slots) {
-            if self.is_present(slot) && !self.is_null(slot) && !self.fits(layout, *place) {
+            if self.is_present(slot) && !self.is_null(slot) && !self.fits(*place) {
                 return unfit("a value that is not of its feature's type");
             }
         }
@@ -129,7 +129,7 @@ impl<'a> RowRef<'a> {
         if self.is_null(index) {
             return CellRef::Null;
         }
-        match layout.place(slot).and_then(|place| self.read(layout, place)) {
+        match layout.place(slot).and_then(|place| self.read(place)) {
             Some(value) => CellRef::Value(value),
             None => unreachable!("row was checked when it entered"),
         }
@@ -146,7 +146,7 @@ impl<'a> RowRef<'a> {
 
     /// Whether a value of its feature's type is at `place`. A restart asks this of every value, so
     /// numbers are not read into a [`ValueRef`] for it.
-    fn fits(self, layout: &Layout, place: Place) -> bool {
+    fn fits(self, place: Place) -> bool {
         let Some(fixed) = self.cells.get(place.offset..place.offset + place.width()) else {
             return false;
         };
@@ -160,19 +160,19 @@ impl<'a> RowRef<'a> {
             FeatureType::Scalar(ScalarType::Float64) => {
                 fixed.first_chunk().is_some_and(|bytes| f64::from_le_bytes(*bytes).is_finite())
             }
-            _ => self.read(layout, place).is_some(),
+            _ => self.read(place).is_some(),
         }
     }
 
-    fn read(self, layout: &Layout, place: Place) -> Option<ValueRef<'a>> {
+    fn read(self, place: Place) -> Option<ValueRef<'a>> {
         let fixed = self.cells.get(place.offset..place.offset + place.width())?;
         match place.feature_type {
             FeatureType::Scalar(scalar @ (ScalarType::String | ScalarType::Bytes)) => {
-                read_scalar(scalar, self.heap(layout, fixed)?)
+                read_scalar(scalar, self.heap(fixed)?)
             }
             FeatureType::Scalar(scalar) => read_scalar(scalar, fixed),
             FeatureType::Array { element, length } => {
-                let array = ArrayRef::read(element, self.heap(layout, fixed)?)?;
+                let array = ArrayRef::read(element, self.heap(fixed)?)?;
                 length
                     .is_none_or(|length| length == array.count())
                     .then_some(ValueRef::Array(array))
@@ -180,12 +180,12 @@ impl<'a> RowRef<'a> {
         }
     }
 
-    fn heap(self, layout: &Layout, reference: &[u8]) -> Option<&'a [u8]> {
+    fn heap(self, reference: &[u8]) -> Option<&'a [u8]> {
         let (offset, length) = reference.split_first_chunk::<4>()?;
         let offset = usize::try_from(u32::from_le_bytes(*offset)).ok()?;
         let length = usize::try_from(u32::from_le_bytes(length.try_into().ok()?)).ok()?;
-        let heap = self.cells.get(layout.fixed_bytes(self.slots)..)?;
-        heap.get(offset..offset.checked_add(length)?)
+        // Counted from the start of the cells, so that a layout with fewer slots finds it too.
+        self.cells.get(offset..offset.checked_add(length)?)
     }
 
     /// Whether every slot up to `slots` is present, so that older values cannot show through.
@@ -264,6 +264,11 @@ impl<'a> StateRef<'a> {
             }
             _ => self.row.check(layout),
         }
+    }
+
+    /// Features the view had when this was last merged.
+    pub fn slots(self) -> usize {
+        self.row.slots
     }
 
     /// The newest cell of `slot`.
@@ -356,6 +361,7 @@ impl Encoder {
     }
 
     fn write(&mut self, place: Place, value: ValueRef<'_>) {
+        let fixed_bytes = self.cells.len();
         let fixed = &mut self.cells[place.offset..place.offset + place.width()];
         match value {
             ValueRef::Bool(value) => fixed[0] = u8::from(value),
@@ -365,9 +371,9 @@ impl Encoder {
             ValueRef::Float64(value) => fixed.copy_from_slice(&value.to_le_bytes()),
             ValueRef::Timestamp(value) => fixed.copy_from_slice(&value.micros().to_le_bytes()),
             ValueRef::String(_) | ValueRef::Bytes(_) | ValueRef::Array(_) => {
-                let offset = self.heap.len();
+                let start = self.heap.len();
                 write_bytes(value, &mut self.heap);
-                let length = self.heap.len() - offset;
+                let (offset, length) = (fixed_bytes + start, self.heap.len() - start);
                 let [offset, length] = [offset, length]
                     .map(|n| u32::try_from(n).expect("a row is far smaller than 4 GiB"));
                 fixed[..4].copy_from_slice(&offset.to_le_bytes());
@@ -637,6 +643,16 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_of_fewer_features_reads_newer_rows() {
+        let old = Layout::new(["int32", "string"].map(|text| FeatureType::parse(text).unwrap()));
+        let cells = [Cell::Value(Value::Int32(7)), Cell::Value(Value::String("ab".into()))];
+        let bytes = row(&layout(), &cells);
+        let row = RowRef::access(&bytes).unwrap();
+        assert_eq!(row.cell(&old, Slot(0)), CellRef::Value(ValueRef::Int32(7)));
+        assert_eq!(row.cell(&old, Slot(1)), CellRef::Value(ValueRef::String("ab")));
+    }
+
+    #[test]
     fn a_view_that_gains_features_reads_its_old_rows() {
         let old = Layout::new([FeatureType::Scalar(ScalarType::Int32)]);
         let bytes = row(&old, &[Cell::Value(Value::Int32(7))]);
@@ -663,7 +679,7 @@ mod tests {
         assert_eq!(hex(&state), GOLDEN_STATE);
     }
 
-    const GOLDEN_FULL: &str = "01000000000000000200000061620200f0ffffff00000000e8ffffff0e000000";
-    const GOLDEN_PARTIAL: &str = "02020000000000000000000000000200f0ffffff02000000eaffffff0c000000";
-    const GOLDEN_STATE: &str = "010000000000000002000000616200020000000000000003000000000000000200dfffffff00000000d7ffffff0e000000";
+    const GOLDEN_FULL: &str = "";
+    const GOLDEN_PARTIAL: &str = "";
+    const GOLDEN_STATE: &str = "";
 }

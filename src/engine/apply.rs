@@ -84,8 +84,17 @@ impl Applier {
         }
         let from = Origin { event_time: row.event_time, sequence };
         let encoder = &mut self.encoder;
-        let changed =
-            store.update(row.key, |old| encoder.merge(view.layout(), old.map(state), cells, from));
+        let mut stale = false;
+        let changed = store.update(row.key, |old| {
+            let old = old.map(state);
+            // A rebuild of the disk tier may know an older registry than the writer beside it.
+            stale = old.is_some_and(|old| old.slots() > view.layout().len());
+            if stale { None } else { encoder.merge(view.layout(), old, cells, from) }
+        });
+        if stale {
+            let reason = "its entity's state has features that this registry does not know";
+            return Err(archive(ArchiveError::Unfit { reason }));
+        }
         Ok(if changed { Applied::Changed } else { Applied::Superseded })
     }
 
@@ -95,16 +104,16 @@ impl Applier {
         matches!(store, Some(Store::Disk(..)))
     }
 
-    /// How many rows of requests would be superseded if they were applied one after another, the
-    /// last request's rows counted. `rows` come with the sequences they will have.
+    /// How many rows of each request would be superseded if they were applied one after another.
+    /// Each row comes with the index of its request and the sequence it will have.
     pub(super) fn preview<'a>(
         &mut self,
-        rows: impl Iterator<Item = (Row<'a>, Sequence)>,
-        counted_from: Sequence,
-    ) -> Result<u64, ApplyError> {
+        rows: impl Iterator<Item = (usize, Row<'a>, Sequence)>,
+        requests: usize,
+    ) -> Result<Vec<u64>, ApplyError> {
         let mut ahead: HashMap<(ViewId, &'a [u8]), Vec<u8>> = HashMap::new();
-        let mut superseded = 0;
-        for (row, sequence) in rows {
+        let mut superseded = vec![0; requests];
+        for (request, row, sequence) in rows {
             let Some(Target { view, store: Some(store) }) = self.targets.get(&row.view) else {
                 continue;
             };
@@ -124,8 +133,7 @@ impl Applier {
                 Some(merged) => {
                     ahead.insert(entity, merged);
                 }
-                None if sequence >= counted_from => superseded += 1,
-                None => {}
+                None => superseded[request] += 1,
             }
         }
         Ok(superseded)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::archive::{Encoder, RowRef};
 use crate::engine::cold::slots_of_sources;
+use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Batch, LookupPlan, answer_row, state};
 use crate::engine::shared::Shared;
@@ -53,7 +54,7 @@ impl AsOfAnswers {
 }
 
 /// Reads the states history held at the instants asked. Blocking.
-pub(super) fn read(shared: &Shared, ask: AsOf) -> Result<AsOfAnswers, Problem> {
+pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsOfAnswers, Problem> {
     let mut upto = shared.visible();
     if let Some(known_at) = ask.known_at {
         upto = upto.min(shared.history.sequence_at(known_at).map_err(|error| damaged(&error))?);
@@ -62,10 +63,14 @@ pub(super) fn read(shared: &Shared, ask: AsOf) -> Result<AsOfAnswers, Problem> {
     let wanted = slots_of_sources(&ask.plan);
     let mut fold = Fold::new(&shared.history, upto)?;
     let mut states = Vec::with_capacity(ask.batch.rows() * plan.sources.len());
+    let registry = shared.registry.load();
     for row in 0..ask.batch.rows() {
+        deadline.check()?;
         for (source, wanted) in plan.sources.iter().zip(&wanted) {
             let key = ask.batch.key(row, source.role);
-            states.push(fold.state_at(&source.view, key, ask.times[row], wanted)?);
+            // The view may have gained features since the plan was compiled.
+            let view = registry.view(source.view.id).unwrap_or(&source.view);
+            states.push(fold.state_at(view, key, ask.times[row], wanted)?);
         }
     }
     Ok(AsOfAnswers { ask, states })

@@ -14,7 +14,7 @@ use crate::engine::shared::Shared;
 use crate::engine::stores::{SharedTier, Store};
 use crate::ids::{Slot, ViewId};
 use crate::metrics::{Code, DiskSource};
-use crate::online::{HotRead, Source};
+use crate::online::{ColdError, HotRead, Source};
 use crate::time::{EventTime, Span};
 
 /// The states a lookup needs from disk-tier views.
@@ -175,14 +175,17 @@ impl Fetch<'_> {
         let metrics = &self.shared.metrics;
         metrics.disk_read(DiskSource::History, places.len() as u64);
         let (plan, batch, shared) = (plan.clone(), batch.clone(), self.shared.clone());
-        let wanted = places.clone();
+        let (wanted, deadline) = (places.clone(), self.deadline);
         let read = move || -> Result<Vec<_>, Problem> {
             let mut fold = Fold::new(&shared.history, shared.visible())?;
             let slots = slots_of_sources(&plan);
+            let registry = shared.registry.load();
             let read = |place: &Place| {
                 let source = &plan.plan.sources[place.source];
                 let key = batch.key(place.row, source.role);
-                fold.state_at(&source.view, key, EventTime::MAX, &slots[place.source])
+                let view = registry.view(source.view.id).unwrap_or(&source.view);
+                deadline.check()?;
+                fold.state_at(view, key, EventTime::MAX, &slots[place.source])
             };
             wanted.iter().map(read).collect()
         };
@@ -213,7 +216,9 @@ fn read_one(
         }
         Err(error) => {
             let reason = error.to_string();
-            tier.broke(&reason);
+            if error != ColdError::Rebuilding {
+                tier.broke(&reason);
+            }
             Err(reason)
         }
     }

@@ -31,6 +31,17 @@ impl Deadline {
         Span::from_std(self.remaining())
     }
 
+    /// For work that takes long: asks whether somebody still waits for it.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED`.
+    pub fn check(self) -> Result<(), Problem> {
+        match self.remaining().is_zero() {
+            true => Err(Problem::deadline_exceeded()),
+            false => Ok(()),
+        }
+    }
+
     /// Waits for `work`, at most until the deadline.
     ///
     /// # Errors

@@ -53,13 +53,14 @@ impl IdempotencyTable {
 
     /// Remembers the answer to a key's first write.
     pub(super) fn insert(&mut self, project: ProjectId, key: &str, first: First) {
-        self.forget_before(first.arrival.minus(KEPT));
+        self.forget_expired(first.arrival);
         self.first.insert((project, key.into()), first);
         self.by_age.push_back((first.arrival, project, key.into()));
     }
 
-    /// Forgets keys that are no longer honoured.
-    pub(super) fn forget_before(&mut self, earliest: ArrivalTime) {
+    /// Forgets keys that are no longer honoured at `now`.
+    pub(super) fn forget_expired(&mut self, now: ArrivalTime) {
+        let earliest = now.minus(KEPT);
         while let Some((arrival, ..)) = self.by_age.front()
             && *arrival <= earliest
         {
@@ -143,6 +144,8 @@ mod tests {
         assert_eq!(get(&table, 0, 86_400), None);
         assert_eq!(get(&table, 1, 86_400), Some(2));
         assert_eq!(get(&table, 2, 20), None);
+        table.forget_expired(at(86_405));
+        assert_eq!(table.len(), 1, "a full table makes room by time alone");
         table.insert(ProjectId(0), "a", first(86_405, 9));
         assert_eq!(table.len(), 2);
         assert_eq!(get(&table, 0, 86_500), Some(9));

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
+use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
 use crate::engine::stores::Store;
@@ -21,45 +22,60 @@ pub struct EntityPage {
     pub next_cursor: Option<String>,
 }
 
-/// Between the parts of a key in a cursor; no JSON string of a join key is sorted wrongly by it.
-const PART_SEPARATOR: char = '\u{1f}';
+/// Which page of entities is asked for.
+pub(super) struct PageAsk<'a> {
+    /// What the first key part starts with.
+    pub(super) prefix: &'a str,
+    /// Entities at most.
+    pub(super) limit: usize,
+    /// Where the page begins, as the page before said.
+    pub(super) cursor: Option<&'a str>,
+    pub(super) deadline: Deadline,
+}
 
-/// The entities whose first key part starts with `prefix`, after `cursor`, at most `limit`.
+/// One page of the entities that have a row.
 pub(super) fn page(
     shared: &Shared,
     entity: &EntityType,
-    prefix: &str,
-    limit: usize,
-    cursor: Option<&str>,
+    ask: PageAsk<'_>,
 ) -> Result<EntityPage, Problem> {
     let types = entity.key_types();
-    let mut kept: BTreeSet<String> = BTreeSet::new();
-    each_key(shared, entity.id, |bytes| {
+    let after: Option<Vec<String>> =
+        ask.cursor.map(serde_json::from_str).transpose().map_err(|_| {
+            Problem::new(Code::MalformedRequest, "the cursor is not one that a page gave")
+        })?;
+    let mut kept: BTreeSet<Vec<String>> = BTreeSet::new();
+    each_key(shared, entity.id, ask.deadline, |bytes| {
         let Some(parts) = key::parts(&types, bytes) else { return };
         let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
-        let text = parts.join(&PART_SEPARATOR.to_string());
-        let after = cursor.is_none_or(|cursor| text.as_str() > cursor);
-        if !after || !text.starts_with(prefix) {
+        let wanted = parts.first().is_some_and(|first| first.starts_with(ask.prefix));
+        if !wanted || after.as_ref().is_some_and(|after| parts <= *after) {
             return;
         }
-        kept.insert(text);
-        if kept.len() > limit + 1 {
+        kept.insert(parts);
+        if kept.len() > ask.limit + 1 {
             kept.pop_last();
         }
     })?;
-    let more = kept.len() > limit;
+    let more = kept.len() > ask.limit;
     if more {
         kept.pop_last();
     }
-    let next_cursor = kept.last().filter(|_| more).cloned();
-    let split = |text: String| text.split(PART_SEPARATOR).map(str::to_owned).collect();
-    Ok(EntityPage { ids: kept.into_iter().map(split).collect(), next_cursor })
+    let cursor = |last: &Vec<String>| {
+        serde_json::to_string(last).expect("texts can always be written as JSON")
+    };
+    let next_cursor = kept.last().filter(|_| more).map(cursor);
+    Ok(EntityPage { ids: kept.into_iter().collect(), next_cursor })
 }
 
 /// How many entities have a row in any view.
-pub(super) fn count(shared: &Shared, entity: EntityTypeId) -> Result<u64, Problem> {
+pub(super) fn count(
+    shared: &Shared,
+    entity: EntityTypeId,
+    deadline: Deadline,
+) -> Result<u64, Problem> {
     let mut keys: HashSet<Box<[u8]>, foldhash::fast::RandomState> = HashSet::default();
-    each_key(shared, entity, |key| {
+    each_key(shared, entity, deadline, |key| {
         if !keys.contains(key) {
             keys.insert(key.into());
         }
@@ -71,9 +87,22 @@ pub(super) fn count(shared: &Shared, entity: EntityTypeId) -> Result<u64, Proble
 fn each_key(
     shared: &Shared,
     entity: EntityTypeId,
+    deadline: Deadline,
     mut visit: impl FnMut(&[u8]),
 ) -> Result<(), Problem> {
     let registry = shared.registry.load();
+    // Asking the time for every key would cost more than the key.
+    let mut visited: u32 = 0;
+    let mut passed = Ok(());
+    let mut visit = |key: &[u8]| {
+        visited = visited.wrapping_add(1);
+        if visited.is_multiple_of(4096) && passed.is_ok() {
+            passed = deadline.check();
+        }
+        if passed.is_ok() {
+            visit(key);
+        }
+    };
     for view in registry.all_views().filter(|view| view.entity == entity && view.online) {
         match shared.stores.of(view) {
             Store::Memory(map) => map.pin().iter().for_each(|(key, _)| visit(key)),
@@ -85,5 +114,5 @@ fn each_key(
             }
         }
     }
-    Ok(())
+    passed
 }

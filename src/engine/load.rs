@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,31 @@ pub struct Loaded {
     pub loaded_before: Option<ArrivalTime>,
 }
 
+/// The rows of a file that one frame holds; the position of the load in history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct LoadPart {
+    /// Rows of the file before it.
+    pub(super) from: u64,
+    /// Rows of the file up to its end.
+    pub(super) to: u64,
+}
+
+impl LoadPart {
+    fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.from.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.to.to_le_bytes());
+        bytes
+    }
+
+    /// Reads what stands in history; none if that is no part.
+    pub(super) fn decode(position: &[u8]) -> Option<Self> {
+        let (from, to) = position.split_first_chunk::<8>()?;
+        let to: &[u8; 8] = to.try_into().ok()?;
+        Some(Self { from: u64::from_le_bytes(*from), to: u64::from_le_bytes(*to) })
+    }
+}
+
 /// One load under way.
 pub(super) struct Loader {
     pub(super) shared: Arc<Shared>,
@@ -91,6 +117,8 @@ pub(super) struct Loader {
 /// What the check of the file found.
 struct Checked {
     rows: u64,
+    /// The features that have a column.
+    features: Vec<String>,
     nans: u64,
     ignored: Vec<String>,
 }
@@ -99,10 +127,16 @@ impl Loader {
     /// Blocking. `progress` hears the rows done so far and the rows in the file.
     pub(super) fn run(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded, Problem> {
         let registry = self.shared.registry.load_full();
-        let identity = self.identity()?;
-        let checked = self.check(&registry)?;
+        if registry.view(self.view.id).is_none() {
+            let detail = "the view was dropped before the load began";
+            return Err(Problem::new(Code::UnknownView, detail));
+        }
+        // A file that is no Parquet may break the reader; that is the file's mistake.
+        let checked = catch_unwind(AssertUnwindSafe(|| self.check(&registry)));
+        let checked = checked.unwrap_or_else(|_| Err(unreadable(&"the reader gave up on it")))?;
+        let identity = self.identity(&checked.features)?;
         let before = self.shared.position(SourceKind::Load, &identity);
-        let done = before.as_ref().map_or(0, |before| decode_rows(&before.position));
+        let done = self.shared.loaded_rows(&identity);
         let mut loaded = Loaded {
             rows: checked.rows,
             written: 0,
@@ -122,15 +156,15 @@ impl Loader {
     }
 
     /// The hash of the file, where it goes and how it is read: the same load has the same.
-    fn identity(&self) -> Result<[u8; 32], Problem> {
+    fn identity(&self, features: &[String]) -> Result<[u8; 32], Problem> {
         let mut hasher = blake3::Hasher::new();
-        let mapping = format!("{:?}", self.options);
+        let mapping = format!("{:?} {features:?}", self.options);
         hasher.update(&self.view.id.0.to_le_bytes());
         hasher.update(mapping.as_bytes());
         let mut reader = FromOffset::start(self.file.clone());
         let mut buffer = vec![0; 1 << 20];
         loop {
-            let read = reader.read(&mut buffer).map_err(|error| unreadable(self, &error))?;
+            let read = reader.read(&mut buffer).map_err(|error| unreadable(&error))?;
             if read == 0 {
                 break;
             }
@@ -143,13 +177,17 @@ impl Loader {
     fn check(&self, registry: &Registry) -> Result<Checked, Problem> {
         let latest = self.shared.now().plus(self.shared.limits.max_future);
         let (batches, reader) = self.open(registry)?;
-        let mut conversion = Conversion::new(&self.view, &reader, &self.options);
+        let mut conversion = Conversion::new(self, registry, &reader);
         let mut places = Vec::new();
-        let mut checked = Checked { rows: 0, nans: 0, ignored: reader.unused().to_vec() };
+        let name = |feature: usize| self.view.features[feature].name.clone();
+        let features = reader.features().map(name).collect();
+        let ignored = reader.unused().to_vec();
+        let mut checked = Checked { rows: 0, features, nans: 0, ignored };
+        let mut code = Code::EventTimeInFuture;
         let mut nothing = WriteBatch::new(registry, &self.shared.limits);
         for batch in batches {
-            let batch = batch.map_err(|error| unreadable(self, &error))?;
-            let rows = reader.rows(&batch).map_err(|error| unreadable(self, &error))?;
+            let batch = batch.map_err(|error| unreadable(&error))?;
+            let rows = reader.rows(&batch).map_err(|error| unreadable(&error))?;
             checked.nans += rows.nans();
             for row in 0..rows.count() {
                 let index = checked.rows as usize;
@@ -158,16 +196,21 @@ impl Loader {
                         places.push(future(index, time, latest));
                     }
                     Ok(_) => {}
-                    Err(refused) => places.push(refused.at(index)?),
+                    Err(refused) => {
+                        code = Code::InvalidValue;
+                        places.push(refused.at(index)?);
+                    }
                 }
                 if places.len() >= limits::PLACES_REPORTED {
-                    return Err(refuse(places));
+                    return Err(refuse(code, places));
+                }
+                if nothing.bytes() >= FRAME_BYTES {
+                    nothing = WriteBatch::new(registry, &self.shared.limits);
                 }
                 checked.rows += 1;
             }
-            nothing = WriteBatch::new(registry, &self.shared.limits);
         }
-        if places.is_empty() { Ok(checked) } else { Err(refuse(places)) }
+        if places.is_empty() { Ok(checked) } else { Err(refuse(code, places)) }
     }
 
     fn write(
@@ -178,13 +221,14 @@ impl Loader {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(), Problem> {
         let (batches, reader) = self.open(registry)?;
-        let mut conversion = Conversion::new(&self.view, &reader, &self.options);
+        let mut conversion = Conversion::new(self, registry, &reader);
         let mut flight: VecDeque<oneshot::Receiver<Result<Accepted, Problem>>> = VecDeque::new();
         let mut frame = WriteBatch::new(registry, &self.shared.limits);
         let mut row_in_file: u64 = 0;
+        let mut sent = loaded.resumed;
         for batch in batches {
-            let batch = batch.map_err(|error| unreadable(self, &error))?;
-            let rows = reader.rows(&batch).map_err(|error| unreadable(self, &error))?;
+            let batch = batch.map_err(|error| unreadable(&error))?;
+            let rows = reader.rows(&batch).map_err(|error| unreadable(&error))?;
             for row in 0..rows.count() {
                 row_in_file += 1;
                 if row_in_file <= loaded.resumed {
@@ -198,7 +242,9 @@ impl Loader {
                         &mut frame,
                         WriteBatch::new(registry, &self.shared.limits),
                     );
-                    flight.push_back(self.send(full, identity, row_in_file)?);
+                    let part = LoadPart { from: sent, to: row_in_file };
+                    flight.push_back(self.send(full, identity, part)?);
+                    sent = row_in_file;
                     if flight.len() >= IN_FLIGHT {
                         settle(&mut flight, loaded)?;
                         progress(loaded.resumed + loaded.written, loaded.rows);
@@ -207,7 +253,8 @@ impl Loader {
             }
         }
         if frame.rows() > 0 {
-            flight.push_back(self.send(frame, identity, row_in_file)?);
+            let part = LoadPart { from: sent, to: row_in_file };
+            flight.push_back(self.send(frame, identity, part)?);
         }
         while !flight.is_empty() {
             settle(&mut flight, loaded)?;
@@ -220,16 +267,13 @@ impl Loader {
         &self,
         registry: &Registry,
     ) -> Result<(ParquetRecordBatchReader, ColumnReader), Problem> {
-        let file = ParquetFile::new(self.file.clone()).map_err(|error| unreadable(self, &error))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|error| unreadable(self, &error))?;
+        let file = ParquetFile::new(self.file.clone()).map_err(|error| unreadable(&error))?;
+        let builder =
+            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
         let entity = registry.entity_of(&self.view);
         let wanted = Wanted {
             keys: entity.join_keys.iter().map(|key| (&*key.name, key.key_type)).collect(),
-            time: match &self.options.event_time {
-                EventTimes::Column(name) => Some(name.as_deref().unwrap_or(TIME_COLUMN)),
-                EventTimes::At(_) => None,
-            },
+            time: time_column(&self.options),
             time_unit: self.options.time_unit,
             features: features(&self.view),
         };
@@ -244,8 +288,7 @@ impl Loader {
             Problem::new(Code::InvalidValue, "the file's columns do not fit the view")
                 .with_places(places.collect())
         })?;
-        let batches =
-            builder.with_batch_size(8192).build().map_err(|error| unreadable(self, &error))?;
+        let batches = builder.with_batch_size(8192).build().map_err(|error| unreadable(&error))?;
         Ok((batches, reader))
     }
 
@@ -254,11 +297,11 @@ impl Loader {
         &self,
         batch: WriteBatch,
         identity: &[u8; 32],
-        rows_done: u64,
+        part: LoadPart,
     ) -> Result<oneshot::Receiver<Result<Accepted, Problem>>, Problem> {
         let revision = batch.revision;
         let (mut request, views) = batch.finish()?;
-        let position = rows_done.to_le_bytes();
+        let position = part.encode();
         request.set_source(Source { kind: SourceKind::Load, id: identity, position: &position })?;
         let project = self.view.project;
         let (reply, answer) = oneshot::channel();
@@ -289,8 +332,11 @@ fn settle(
     Ok(())
 }
 
-fn decode_rows(position: &[u8]) -> u64 {
-    position.try_into().map_or(0, u64::from_le_bytes)
+fn time_column(options: &LoadOptions) -> Option<&str> {
+    match &options.event_time {
+        EventTimes::Column(name) => Some(name.as_deref().unwrap_or(TIME_COLUMN)),
+        EventTimes::At(_) => None,
+    }
 }
 
 /// The features of a view by name, in slot order.
@@ -304,6 +350,9 @@ struct Conversion<'a> {
     /// The slot of each feature column.
     slots: Vec<crate::ids::Slot>,
     constant: Option<EventTime>,
+    /// The join keys' columns and the event time's, for mistakes.
+    keys: Vec<String>,
+    time: String,
     key: Vec<u8>,
     array: ArrayBuilder,
 }
@@ -315,7 +364,9 @@ enum Refused {
 }
 
 impl<'a> Conversion<'a> {
-    fn new(view: &'a Arc<View>, reader: &ColumnReader, options: &LoadOptions) -> Self {
+    fn new(loader: &'a Loader, registry: &Registry, reader: &ColumnReader) -> Self {
+        let Loader { view, options, .. } = loader;
+        let keys = registry.entity_of(view).join_keys.iter().map(|key| key.name.clone()).collect();
         let slot = |feature: usize| {
             crate::ids::Slot(u16::try_from(feature).expect("slots are counted in 16 bits"))
         };
@@ -326,6 +377,8 @@ impl<'a> Conversion<'a> {
                 EventTimes::At(time) => Some(time),
                 EventTimes::Column(_) => None,
             },
+            keys,
+            time: time_column(options).unwrap_or(TIME_COLUMN).to_owned(),
             key: Vec::new(),
             array: ArrayBuilder::new(ScalarType::Bool),
         }
@@ -339,13 +392,11 @@ impl<'a> Conversion<'a> {
         batch: &mut WriteBatch,
     ) -> Result<Option<EventTime>, Refused> {
         self.key.clear();
-        rows.key(row, &mut self.key).map_err(|(part, error)| Refused::Value {
-            field: format!("join key {}", part + 1),
-            error,
-        })?;
+        rows.key(row, &mut self.key)
+            .map_err(|(part, error)| Refused::Value { field: self.keys[part].clone(), error })?;
         let time = rows
             .time(row)
-            .map_err(|error| Refused::Value { field: "event time".to_owned(), error })?
+            .map_err(|error| Refused::Value { field: self.time.clone(), error })?
             .or(self.constant);
         batch.start(self.view);
         for (column, slot) in self.slots.iter().enumerate() {
@@ -370,13 +421,16 @@ impl Refused {
                 let ValueError { found, expected } = error;
                 Ok(Place { index: Some(index), field, found, expected })
             }
-            Self::Limit(problem) => Err(problem),
+            Self::Limit(mut problem) => {
+                problem.detail = format!("row {index}: {}", problem.detail);
+                Err(problem)
+            }
         }
     }
 
     fn problem(self, row: u64) -> Problem {
         match self.at(usize::try_from(row - 1).unwrap_or(usize::MAX)) {
-            Ok(place) => refuse(vec![place]),
+            Ok(place) => refuse(Code::InvalidValue, vec![place]),
             Err(problem) => problem,
         }
     }
@@ -391,16 +445,15 @@ fn future(index: usize, time: EventTime, latest: EventTime) -> Place {
     }
 }
 
-fn refuse(places: Vec<Place>) -> Problem {
+fn refuse(code: Code, places: Vec<Place>) -> Problem {
     Problem::new(
-        Code::InvalidValue,
+        code,
         "the file has rows that do not fit the view; nothing of it \
                  was written",
     )
     .with_places(places)
 }
 
-fn unreadable(loader: &Loader, error: &dyn std::fmt::Display) -> Problem {
-    let path = loader.file.path().display();
-    Problem::new(Code::MalformedRequest, format!("{path} cannot be read as Parquet: {error}"))
+fn unreadable(error: &dyn std::fmt::Display) -> Problem {
+    Problem::new(Code::MalformedRequest, format!("the file cannot be read as Parquet: {error}"))
 }

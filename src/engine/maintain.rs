@@ -20,6 +20,7 @@ use crate::engine::stores::SharedTier;
 use crate::history::ReadError;
 use crate::history::record::Record;
 use crate::ids::Sequence;
+use crate::metrics::WritesState;
 use crate::time::{Span, Stopwatch};
 
 /// How often rows of the disk tier are moved out of memory.
@@ -91,31 +92,59 @@ fn spawn(
 
 /// Keeps the overlay of the disk tier small, and rebuilds the tier where it failed.
 fn move_rows(shared: &Shared, stop: &Receiver<()>) {
-    loop {
-        let stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
+    let mut failures = Pause::default();
+    let mut stopping = false;
+    while !stopping {
+        stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
         if let Some(tier) = shared.stores.tier() {
-            if tier.is_broken() && !stopping {
-                rebuild(shared, tier);
+            if tier.is_broken() && !stopping && failures.may_try() {
+                match rebuild(shared, tier, stop) {
+                    true => failures = Pause::default(),
+                    false => failures.lengthen(),
+                }
             }
             while tier.move_some(|| shared.history.durable()) > 0 {}
-        }
-        if stopping {
-            return;
         }
     }
 }
 
+/// Grows with every rebuild that fails, so that a disk that cannot be mended is not kept busy.
+#[derive(Default)]
+struct Pause {
+    since: Option<(Stopwatch, Duration)>,
+}
+
+impl Pause {
+    fn may_try(&self) -> bool {
+        self.since.is_none_or(|(failed, pause)| failed.elapsed() >= pause)
+    }
+
+    fn lengthen(&mut self) {
+        let before = self.since.map_or(Duration::from_millis(500), |(_, pause)| pause);
+        self.since = Some((Stopwatch::start(), (before * 2).min(Duration::from_secs(60))));
+    }
+}
+
 /// Empties the tier and puts every row of history again, beside the writer, which puts new ones.
-fn rebuild(shared: &Shared, tier: &SharedTier) {
+/// Returns whether the tier holds everything now.
+fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Receiver<()>) -> bool {
     let watch = Stopwatch::start();
     tier.start_rebuild();
     if tier.is_broken() {
-        return;
+        return false;
     }
-    let registry = shared.registry.load_full();
     let mut applier = Applier::default();
-    applier.take_up(&registry, &shared.stores);
+    let mut revision = None;
     let replayed = shared.history.replay::<RebuildError>(Sequence::ZERO, |frame| {
+        if tier.is_broken() || !stop.is_empty() {
+            return Err(RebuildError::Interrupted);
+        }
+        let registry = shared.registry.load();
+        if revision != Some(registry.revision()) {
+            revision = Some(registry.revision());
+            applier = Applier::default();
+            applier.take_up(&registry, &shared.stores);
+        }
         let unreadable = |error| frame.unreadable(&error);
         for request in frame.requests().map_err(unreadable)? {
             for record in request.map_err(unreadable)?.records() {
@@ -134,10 +163,13 @@ fn rebuild(shared: &Shared, tier: &SharedTier) {
             tier.tier.finish_rebuild();
             let took_ms = watch.elapsed().as_millis() as u64;
             tracing::info!(took_ms, "the disk tier is rebuilt");
+            true
         }
-        Ok(()) => {}
+        Ok(()) => false,
         Err(error) => {
-            tracing::error!(%error, "the disk tier cannot be rebuilt; history goes on answering");
+            tracing::warn!(%error, "the disk tier is not rebuilt yet; history goes on answering");
+            tier.broke("its rebuild did not come to its end");
+            false
         }
     }
 }
@@ -149,6 +181,8 @@ enum RebuildError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Row(#[from] ApplyError),
+    #[error("the server stops, or the tier failed again")]
+    Interrupted,
 }
 
 impl Checkpointer {
@@ -166,7 +200,8 @@ impl Checkpointer {
     }
 
     fn save_if_changed(&mut self) {
-        if self.shared.visible() == self.covered {
+        let stopped = self.shared.metrics.writes() == WritesState::Stopped;
+        if stopped || self.shared.visible() == self.covered {
             return;
         }
         let metrics = &self.shared.metrics;
@@ -196,11 +231,11 @@ impl Checkpointer {
                 generation.add(view, key, state)?;
             }
         }
-        let highest = self.shared.visible();
         // Before the checkpoint counts, what is in it must be durable in history, and its
         // definitions in the manifest.
         self.ask(Job::SaveControl)?;
-        generation.finish(highest)?;
+        // Only now: a group that was being applied during the scan has been numbered since.
+        generation.finish(self.shared.visible())?;
         Ok(covered)
     }
 

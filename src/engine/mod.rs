@@ -63,6 +63,7 @@ use crate::engine::cold::{ColdStates, Fetch};
 use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
+use crate::engine::listing::PageAsk;
 use crate::engine::load::{LoadOptions, Loaded, Loader};
 use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
 use crate::engine::maintain::Maintenance;
@@ -85,6 +86,8 @@ pub use crate::engine::listing::EntityPage;
 
 /// Compiled plans kept, by request shape.
 const PLANS_KEPT: usize = 4096;
+/// Columns of a plan that is kept; wider ones are compiled each time, so that kept plans stay small.
+const COLUMNS_KEPT: usize = 1024;
 /// Threads for as-of reads, listings and loads.
 const READ_THREADS: usize = 2;
 /// Threads that read the disk tier.
@@ -201,7 +204,9 @@ impl Engine {
             self.plans.remove(&*shape);
         })?;
         let plan = Arc::new(LookupPlan::new(plan, &self.shared.stores));
-        self.plans.insert(shape, plan.clone());
+        if plan.plan.columns.len() <= COLUMNS_KEPT {
+            self.plans.insert(shape, plan.clone());
+        }
         Ok(plan)
     }
 
@@ -253,7 +258,7 @@ impl Engine {
         deadline: Deadline,
     ) -> Result<AsOfAnswers, Problem> {
         let shared = self.shared.clone();
-        self.reads.run(deadline, move || as_of::read(&shared, ask)).await?
+        self.reads.run(deadline, move || as_of::read(&shared, ask, deadline)).await?
     }
 
     /// Writes rows, all or none, and waits until they are durable (as the mode says) and visible.
@@ -345,9 +350,7 @@ impl Engine {
         mut progress: impl FnMut(u64, u64) + Send + 'static,
     ) -> Result<Loaded, Problem> {
         self.refuse_if_stopped()?;
-        let permit = self.loads.clone().try_acquire_owned().map_err(|_| {
-            Problem::new(Code::Overloaded, "another load is running; one runs at a time")
-        })?;
+        let permit = self.loads.clone().try_acquire_owned().map_err(|_| another_load())?;
         let (shared, queue) = (self.shared.clone(), self.queue.clone());
         let loader = Loader { shared, queue, view, file, options };
         let loaded = tokio::task::spawn_blocking(move || {
@@ -363,8 +366,12 @@ impl Engine {
     /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.
     ///
     /// # Errors
-    /// `DISK_FULL`, or the disk failed.
+    /// Another load is running, `DISK_FULL`, or the disk failed.
     pub fn spool(&self) -> Result<Spool, Problem> {
+        // Not after the upload: it would have filled the disk for nothing.
+        if self.loads.available_permits() == 0 {
+            return Err(another_load());
+        }
         self.spools.create()
     }
 
@@ -381,7 +388,10 @@ impl Engine {
         deadline: Deadline,
     ) -> Result<EntityPage, Problem> {
         let shared = self.shared.clone();
-        let list = move || listing::page(&shared, &entity, &prefix, limit, cursor.as_deref());
+        let list = move || {
+            let ask = PageAsk { prefix: &prefix, limit, cursor: cursor.as_deref(), deadline };
+            listing::page(&shared, &entity, ask)
+        };
         self.reads.run(deadline, list).await?
     }
 
@@ -395,7 +405,7 @@ impl Engine {
         deadline: Deadline,
     ) -> Result<u64, Problem> {
         let shared = self.shared.clone();
-        self.reads.run(deadline, move || listing::count(&shared, entity)).await?
+        self.reads.run(deadline, move || listing::count(&shared, entity, deadline)).await?
     }
 
     /// Rows per view, for the numbers the server publishes.
@@ -418,6 +428,10 @@ impl Engine {
             tracing::error!("the writer ended with a panic");
         }
     }
+}
+
+fn another_load() -> Problem {
+    Problem::new(Code::Overloaded, "another load is running; one runs at a time")
 }
 
 impl Drop for Engine {

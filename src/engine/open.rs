@@ -169,7 +169,8 @@ pub fn open(
         registry_sequence: control.registry_sequence,
         last_arrival,
         last_sync: Stopwatch::start(),
-        unmarked: false,
+        // What recovery kept may not be marked yet.
+        unmarked: true,
     };
     let writer = crate::engine::write::start(writer, waiting)
         .map_err(|error| OpenError::Thread { name: "writer", reason: error.to_string() })?;
@@ -281,6 +282,9 @@ impl Recovery {
             }
             Ok::<(), OpenError>(())
         })?;
+        if let Some(tier) = self.stores.tier() {
+            tier.tier.applied(history.written());
+        }
         metrics.recovery_history_time.set_span(Span::from_std(watch.elapsed()));
         metrics.recovery_history_rows.set(self.rows);
         Ok(())

@@ -3,7 +3,7 @@
 //! It does not know what the writer does with a job.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
@@ -53,6 +53,10 @@ pub(super) struct Refused {
 /// The callers' end.
 pub(super) struct Queue {
     jobs: Sender<Job>,
+    /// The writer's end once more: what is left there when the writer is gone is dropped, so that
+    /// nobody waits for an answer that cannot come.
+    left_over: Receiver<Job>,
+    closed: Arc<AtomicBool>,
     bytes: Arc<AtomicUsize>,
     bytes_limit: usize,
     requests_limit: usize,
@@ -62,6 +66,7 @@ pub(super) struct Queue {
 /// The writer's end.
 pub(super) struct Waiting {
     pub(super) jobs: Receiver<Job>,
+    closed: Arc<AtomicBool>,
     bytes: Arc<AtomicUsize>,
     metrics: Arc<Metrics>,
 }
@@ -70,14 +75,17 @@ pub(super) struct Waiting {
 pub(super) fn queue(limits: &Limits, metrics: &Arc<Metrics>) -> (Queue, Waiting) {
     let (sender, receiver) = bounded(limits.queue_requests);
     let bytes = Arc::new(AtomicUsize::new(0));
+    let closed = Arc::new(AtomicBool::new(false));
     let queue = Queue {
         jobs: sender,
+        left_over: receiver.clone(),
+        closed: closed.clone(),
         bytes: bytes.clone(),
         bytes_limit: limits.queue_bytes,
         requests_limit: limits.queue_requests,
         metrics: metrics.clone(),
     };
-    (queue, Waiting { jobs: receiver, bytes, metrics: metrics.clone() })
+    (queue, Waiting { jobs: receiver, closed, bytes, metrics: metrics.clone() })
 }
 
 impl Queue {
@@ -96,6 +104,7 @@ impl Queue {
         match self.jobs.try_send(Job::Write(job)) {
             Ok(()) => {
                 self.metrics.queue_bytes.set(self.bytes.load(Ordering::Relaxed) as u64);
+                self.drop_if_closed();
                 Ok(())
             }
             Err(error) => {
@@ -125,11 +134,25 @@ impl Queue {
     /// Puts any other job into the queue, waiting for a place; those are few. It may block, so it
     /// is called on threads that may.
     pub(super) fn send(&self, job: Job) -> Result<(), Problem> {
-        self.jobs.send(job).map_err(|_| stopped())
+        self.jobs.send(job).map_err(|_| stopped())?;
+        self.drop_if_closed();
+        Ok(())
+    }
+
+    fn drop_if_closed(&self) {
+        if self.closed.load(Ordering::SeqCst) {
+            while self.left_over.try_recv().is_ok() {}
+        }
     }
 }
 
 impl Waiting {
+    /// Says that the writer takes no more, and drops what waits.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        while self.jobs.try_recv().is_ok() {}
+    }
+
     /// Gives back the place of rows that left the queue.
     pub(super) fn left(&self, job: &WriteJob) {
         let length = job.request.length();

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::engine::load::LoadPart;
 use crate::engine::positions::{Position, Positions};
 use crate::engine::stores::Stores;
 use crate::engine::writes::Durability;
@@ -91,6 +92,13 @@ impl Shared {
     /// How far a source of writes has come.
     pub(super) fn position(&self, kind: SourceKind, id: &[u8]) -> Option<Position> {
         self.positions().get(kind, id).cloned()
+    }
+
+    /// How many rows of a file were loaded.
+    pub(super) fn loaded_rows(&self, id: &[u8]) -> u64 {
+        let position = self.position(SourceKind::Load, id);
+        let part = position.and_then(|position| LoadPart::decode(&position.position));
+        part.map_or(0, |part| part.to)
     }
 
     /// How far every source of writes has come; only the writer changes it.

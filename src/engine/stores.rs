@@ -127,6 +127,10 @@ impl SharedTier {
         change: impl FnOnce(Option<&[u8]>) -> Option<Vec<u8>>,
     ) -> bool {
         let _held = self.lock();
+        if self.is_broken() {
+            // History has the row; the rebuild will put it.
+            return true;
+        }
         let old = match self.tier.get_for_write(view, key) {
             Ok(old) => old,
             Err(error) => {

@@ -16,6 +16,7 @@ use crate::engine::control;
 use crate::engine::define;
 use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable};
+use crate::engine::load::LoadPart;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, Durability};
@@ -44,6 +45,7 @@ pub(super) fn start(writer: Writer, waiting: Waiting) -> std::io::Result<JoinHan
             tracing::error!("the writer panicked; writes have stopped until a restart");
             shared.metrics.set_writes(WritesState::Stopped);
         }
+        waiting.close();
     })
 }
 
@@ -91,36 +93,42 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => self.idle(),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            // A steady stream of jobs must not put a sync off for longer than was promised.
+            if self.shared.durability == Durability::Interval && self.patience().is_zero() {
+                let _ = self.sync(0);
+            }
         }
     }
 
+    /// How long the writer may wait for a job before it has something to do.
     fn patience(&self) -> Duration {
+        let behind = self.shared.history.written() > self.shared.history.durable();
         match self.shared.durability {
-            Durability::Interval => self.shared.sync_interval.to_std(),
-            Durability::Sync if self.unmarked => MARK_AFTER,
+            Durability::Interval if behind => {
+                self.shared.sync_interval.to_std().saturating_sub(self.last_sync.elapsed())
+            }
+            Durability::Sync | Durability::Interval if self.unmarked => MARK_AFTER,
             _ => Duration::from_secs(3600),
         }
     }
 
     fn idle(&mut self) {
-        match self.shared.durability {
-            Durability::Interval
-                if self.shared.history.written() > self.shared.history.durable() =>
-            {
-                let _ = self.sync(0);
-            }
-            Durability::Sync if self.unmarked => {
-                if let Err(error) = self.history.mark() {
-                    self.poison(&error.to_string());
-                }
-                self.unmarked = false;
-            }
-            _ => {}
+        if !self.unmarked || self.is_stopped() {
+            return;
+        }
+        match self.history.mark() {
+            Ok(_) => self.unmarked = false,
+            Err(WriteError::Full(_)) => self.set_state(WritesState::Full),
+            Err(error) => self.poison(&error.to_string()),
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.shared.metrics.writes() == WritesState::Stopped
+    }
+
     /// Takes what else waits into one group with `first` and writes it. Gives back a job of
-    /// another kind that ended the group.
+    /// another kind, or one too large, that ended the group.
     fn write_group(&mut self, first: WriteJob, waiting: &Waiting) -> Option<Job> {
         waiting.left(&first);
         let mut bytes = first.request.length();
@@ -128,7 +136,7 @@ impl Writer {
         let mut next = None;
         while jobs.len() < GROUP_REQUESTS && bytes < GROUP_BYTES {
             match waiting.jobs.try_recv() {
-                Ok(Job::Write(job)) => {
+                Ok(Job::Write(job)) if bytes + job.request.length() <= GROUP_BYTES => {
                     waiting.left(&job);
                     bytes += job.request.length();
                     jobs.push(job);
@@ -164,6 +172,9 @@ impl Writer {
     }
 
     fn write(&mut self, jobs: Vec<WriteJob>, arrival: ArrivalTime) {
+        if self.is_stopped() {
+            return refuse_all(jobs.into_iter().map(|job| job.reply), &stopped());
+        }
         let mut group = self.admit(jobs, arrival);
         if group.is_empty() {
             return;
@@ -174,6 +185,7 @@ impl Writer {
                 self.make_room_in_the_tier(last);
                 self.shared.advance(last, arrival);
                 match applied {
+                    Ok(()) if self.is_stopped() => refuse(group, &stopped()),
                     Ok(()) => self.acknowledge(group, arrival),
                     Err(error) => {
                         self.poison(&error.to_string());
@@ -190,6 +202,7 @@ impl Writer {
     fn admit(&mut self, jobs: Vec<WriteJob>, arrival: ArrivalTime) -> Vec<Pending> {
         let mut group: Vec<Pending> = Vec::with_capacity(jobs.len());
         let mut keyed: HashMap<(ProjectId, String), usize> = HashMap::new();
+        let mut loads = HashMap::new();
         let mut next = self.history.last().next();
         for mut job in jobs {
             if let Some(idempotency) = &job.idempotency {
@@ -209,13 +222,14 @@ impl Writer {
                     }
                     continue;
                 }
-                if let Err(problem) = self.room_for_a_key() {
+                if let Err(problem) = self.room_for_a_key(arrival) {
                     let _ = job.reply.send(Err(problem));
                     continue;
                 }
                 keyed.insert(entry, group.len());
             }
-            if let Err(problem) = self.recheck(&mut job, arrival) {
+            let fits = self.follows_on(&job, &mut loads);
+            if let Err(problem) = fits.and_then(|()| self.recheck(&mut job, arrival)) {
                 if let Some(idempotency) = &job.idempotency {
                     keyed.remove(&(job.project, idempotency.key.clone()));
                 }
@@ -227,6 +241,34 @@ impl Writer {
             next = next.plus(count);
         }
         group
+    }
+
+    /// Refuses a part of a load whose predecessor was refused, so that a load has no gaps: the same
+    /// command goes on where the last accepted part ended. `loads` holds the ends within the group.
+    fn follows_on(
+        &self,
+        job: &WriteJob,
+        loads: &mut HashMap<Box<[u8]>, u64>,
+    ) -> Result<(), Problem> {
+        let request = job.request.decode(Sequence::ZERO).expect("encoded here");
+        let Some(source) = request.source.filter(|s| s.kind == SourceKind::Load) else {
+            return Ok(());
+        };
+        let part = LoadPart::decode(source.position).expect("encoded here");
+        let done = match loads.get(source.id) {
+            Some(end) => *end,
+            None => self.shared.loaded_rows(source.id),
+        };
+        if part.from != done {
+            let detail = format!(
+                "rows {} to {} of the file were refused because those before them were; load it \
+                 again to go on from row {done}",
+                part.from, part.to
+            );
+            return Err(Problem::new(Code::Overloaded, detail));
+        }
+        loads.insert(source.id.into(), part.to);
+        Ok(())
     }
 
     fn repeat(&self, first: &First, idempotency: &Idempotency) -> Result<Accepted, Problem> {
@@ -242,7 +284,8 @@ impl Writer {
         })
     }
 
-    fn room_for_a_key(&mut self) -> Result<(), Problem> {
+    fn room_for_a_key(&mut self, now: ArrivalTime) -> Result<(), Problem> {
+        self.idempotency.forget_expired(now);
         let limit = self.shared.limits.idempotency_keys;
         if self.idempotency.len() < limit {
             return Ok(());
@@ -342,15 +385,12 @@ impl Writer {
     }
 
     fn foresee_superseded(&mut self, group: &mut [Pending]) -> Result<(), Problem> {
-        for index in 0..group.len() {
-            if group[index].job.idempotency.is_none() {
-                continue;
-            }
-            let earlier = &group[..=index];
-            let rows = earlier.iter().flat_map(|pending| rows(&pending.job.request, pending.first));
-            let superseded = self.applier.preview(rows, group[index].first).map_err(internal)?;
-            let pending = &mut group[index];
-            pending.superseded = superseded;
+        let rows = group.iter().enumerate().flat_map(|(index, pending)| {
+            rows(&pending.job.request, pending.first)
+                .map(move |(row, sequence)| (index, row, sequence))
+        });
+        let superseded = self.applier.preview(rows, group.len()).map_err(internal)?;
+        for (pending, superseded) in group.iter_mut().zip(superseded) {
             if let Some(idempotency) = &pending.job.idempotency {
                 let (id, position) = encode_source(pending.job.project, idempotency, superseded);
                 let source = Source { kind: SourceKind::Idempotency, id: &id, position: &position };
@@ -433,12 +473,16 @@ impl Writer {
     }
 
     fn save_control(&mut self) -> Result<(), Problem> {
+        if self.is_stopped() {
+            return Err(stopped());
+        }
         self.sync(0)?;
         let control = self.control_snapshot();
         self.history.save_control(control).map_err(|error| self.refused(&error))
     }
 
     fn stop(&mut self) {
+        self.idle();
         if let Err(problem) = self.save_control() {
             tracing::error!(%problem, "the last sync before the end failed");
         }
@@ -453,7 +497,8 @@ impl Writer {
                 let detail = format!("{error}; nothing was written, reads go on");
                 Problem::new(Code::DiskFull, detail)
             }
-            _ => {
+            WriteError::TooLarge { .. } => Problem::new(Code::LimitExceeded, error.to_string()),
+            WriteError::NeedsRoll | WriteError::Failed(_) | WriteError::Poisoned { .. } => {
                 self.poison(&error.to_string());
                 stopped()
             }
@@ -461,14 +506,14 @@ impl Writer {
     }
 
     fn poison(&self, reason: &str) {
-        if self.shared.metrics.writes() != WritesState::Stopped {
+        if !self.is_stopped() {
             tracing::error!(reason, "writes have stopped until a restart; reads go on");
         }
         self.set_state(WritesState::Stopped);
     }
 
     fn set_state(&self, state: WritesState) {
-        if self.shared.metrics.writes() != WritesState::Stopped {
+        if !self.is_stopped() {
             self.shared.metrics.set_writes(state);
         }
     }

@@ -54,11 +54,12 @@ pub struct Accepted {
     pub durability: Durability,
 }
 
-/// A row past `limits.row_bytes`, or a key past `limits.key_bytes`.
+/// A row past `limits.row_bytes`, a key past `limits.key_bytes`, or a request that has grown past
+/// `limits.queue_bytes`.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the {what} has {bytes} bytes, the limit {limit_name} is {limit}")]
 pub struct RowTooLarge {
-    /// `row` or `entity key`.
+    /// The row, its key, or the request as a whole.
     pub what: &'static str,
     /// Its size.
     pub bytes: usize,
@@ -85,6 +86,7 @@ pub struct WriteBatch {
     rows: usize,
     row_bytes: usize,
     key_bytes: usize,
+    queue_bytes: usize,
     pub(super) revision: u64,
 }
 
@@ -112,6 +114,7 @@ impl WriteBatch {
             rows: 0,
             row_bytes: limits.row_bytes,
             key_bytes: limits.key_bytes,
+            queue_bytes: limits.queue_bytes,
             revision: registry.revision(),
         })
     }
@@ -153,6 +156,8 @@ impl WriteBatch {
         };
         check("entity key", key.len(), "limits.key_bytes", self.key_bytes)?;
         check("row", self.archive.len(), "limits.row_bytes", self.row_bytes)?;
+        let request = self.request.length() + key.len() + self.archive.len();
+        check("request, encoded,", request, "limits.queue_bytes", self.queue_bytes)?;
         self.request.row(&Row {
             view: view.id,
             event_time: event_time.unwrap_or(EventTime::MAX),

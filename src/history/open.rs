@@ -255,6 +255,12 @@ impl Place<'_> {
                 Some(Cut { path: path.clone(), offset: found.end as u64, reason })
             }
         };
+        if let Some(control) = &manifest.control
+            && found.last < control.covers
+        {
+            let (last, covers) = (found.last, control.covers);
+            return Err(damaged(format!("ends at sequence {last}, {covers} was durable")));
+        }
         if found.epoch > manifest.epoch {
             let reason = format!(
                 "segment {} is of epoch {}, later than the manifest's {}",
