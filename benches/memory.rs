@@ -51,7 +51,9 @@ fn main() {
     let per_row = |bytes: f64| bytes / held as f64;
     let payload = f64::from(FEATURES) * 8.0;
     let key = key_bytes as f64 / f64::from(rows);
-    let stored = per_row(online.bytes() as f64);
+    let map = online.view(ViewId(1));
+    let bytes: usize = map.pin().iter().map(|(key, state)| key.len() + state.len() + 1).sum();
+    let stored = per_row(bytes as f64);
     let in_all = per_row(resident as f64);
     println!("{held} rows of {FEATURES} float64, keys of {key:.1} bytes on average");
     println!("  payload            {payload:7.1}");

@@ -64,7 +64,10 @@ impl Apply {
         // What was shown is what is applied, or nothing.
         let options = DefineOptions { if_match: Some(planned.sequence), ..options };
         let Defined { changes, sequence, .. } = target.define(&definitions, options)?;
-        terminal::say(format_args!("applied {}, sequence {sequence}", counted(changes.len())));
+        terminal::say(format_args!(
+            "applied {}, sequence {sequence}",
+            terminal::counted(changes.len(), "change", "changes")
+        ));
         Ok(())
     }
 }
@@ -78,12 +81,8 @@ fn show(planned: &Defined) {
     }
     match planned.changes.len() {
         0 => terminal::say("no changes"),
-        count => terminal::say(counted(count)),
+        count => terminal::say(terminal::counted(count, "change", "changes")),
     }
-}
-
-fn counted(changes: usize) -> String {
-    if changes == 1 { "1 change".to_owned() } else { format!("{changes} changes") }
 }
 
 fn agree() -> Done {

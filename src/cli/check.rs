@@ -72,10 +72,10 @@ fn check_definitions(paths: &[PathBuf]) -> Result<Vec<String>, Failure> {
 fn summary(definitions: &Definitions) -> String {
     let Definitions { entities, views, services, .. } = definitions;
     format!(
-        "definitions: no mistakes ({} entities, {} views, {} services)",
-        entities.len(),
-        views.len(),
-        services.len()
+        "definitions: no mistakes ({}, {}, {})",
+        terminal::counted(entities.len(), "entity", "entities"),
+        terminal::counted(views.len(), "view", "views"),
+        terminal::counted(services.len(), "service", "services")
     )
 }
 

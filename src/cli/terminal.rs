@@ -20,6 +20,11 @@ pub(super) fn note(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
+/// A number with its noun: `1 view`, `2 views`.
+pub(super) fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
 /// Asks for a yes; none if nobody can be asked.
 pub(super) fn confirm(question: &str) -> Option<bool> {
     if !io::stdin().is_terminal() {

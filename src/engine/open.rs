@@ -3,6 +3,7 @@
 //!
 //! It does not know the doors; whoever calls it opens them when it returns.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -28,8 +29,9 @@ use crate::history::{self, History, ReadError};
 use crate::ids::{Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, WritesState};
-use crate::online::TierLimits;
+use crate::online::{Online, TierLimits};
 use crate::registry::Registry;
+use crate::registry::model::{Tier, View};
 use crate::registry::record::{self as control_record, decode_change};
 use crate::time::{ArrivalTime, Clock, Span, Stopwatch};
 
@@ -231,7 +233,7 @@ impl Recovery {
         metrics: &Metrics,
     ) -> Sequence {
         let watch = Stopwatch::start();
-        let sink = MapSink { registry: &self.control.registry, stores: &self.stores };
+        let sink = MapSink::new(&self.control.registry, &self.stores);
         let load = checkpoints.load(opened.store, opened.last_sequence, &sink);
         for aside in &load.set_aside {
             tracing::warn!(
@@ -352,18 +354,26 @@ impl Recovery {
 
 /// Takes rows of a checkpoint into the map.
 struct MapSink<'a> {
-    registry: &'a Registry,
-    stores: &'a Stores,
+    views: HashMap<ViewId, (&'a View, Store), foldhash::fast::RandomState>,
+    online: &'a Online,
+}
+
+impl<'a> MapSink<'a> {
+    fn new(registry: &'a Registry, stores: &'a Stores) -> Self {
+        let views = registry.all_views().filter(|view| view.tier == Tier::Memory);
+        let views = views.map(|view| (view.id, (&**view, stores.of(view)))).collect();
+        Self { views, online: &stores.online }
+    }
 }
 
 impl Sink for MapSink<'_> {
     fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
         // A view that came or went after the control snapshot is rebuilt from history.
-        let Some(view) = self.registry.view(view) else { return Ok(()) };
+        let Some((view, store)) = self.views.get(&view) else { return Ok(()) };
         StateRef::access(state)
             .and_then(|state| state.check(view.layout()))
             .map_err(|error| error.to_string())?;
-        match self.stores.of(view) {
+        match store {
             Store::Memory(map) => map.pin().put(key, state),
             Store::Disk(..) => return Err("a row of the disk tier".to_owned()),
         }
@@ -371,6 +381,6 @@ impl Sink for MapSink<'_> {
     }
 
     fn clear(&self) {
-        self.stores.online.clear();
+        self.online.clear();
     }
 }

@@ -14,7 +14,6 @@ mod overlay;
 mod row;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use papaya::{Guard, HashMap, HashMapRef, LocalGuard};
@@ -73,11 +72,6 @@ impl Online {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
-
-    /// Bytes of keys and states in all views together; see [`ViewMap::bytes`].
-    pub fn bytes(&self) -> u64 {
-        self.views.pin().values().map(|map| map.bytes()).sum()
-    }
 }
 
 /// The states of one view by entity key. One thread writes (or several, each its own keys) while
@@ -87,20 +81,18 @@ pub struct ViewMap {
     /// Key and state are one allocation and both sit in papaya's key, with nothing as the value:
     /// its insert over an equal key puts the new key in place (a test below holds it to that).
     rows: HashMap<Row, (), RandomState>,
-    bytes: AtomicU64,
 }
 
 impl ViewMap {
     /// Holds what is read in place until the guard is dropped. Keep it short: as long as one lives,
     /// replaced rows cannot be freed.
     pub fn pin(&self) -> Pinned<'_> {
-        Pinned { rows: self.rows.pin(), bytes: &self.bytes }
+        Pinned { rows: self.rows.pin() }
     }
 
     /// Forgets every row; nobody writes meanwhile.
     pub fn clear(&self) {
         self.rows.pin().clear();
-        self.bytes.store(0, Ordering::Relaxed);
     }
 
     /// Entities.
@@ -112,18 +104,11 @@ impl ViewMap {
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
-
-    /// Bytes of keys and states with their length prefix, without the table and without what the
-    /// allocator rounds up.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
 }
 
 /// A [`ViewMap`] under a guard: what it lends stays readable, replaced or not, while this lives.
 pub struct Pinned<'m> {
     rows: HashMapRef<'m, Row, (), RandomState, LocalGuard<'m>>,
-    bytes: &'m AtomicU64,
 }
 
 impl Pinned<'_> {
@@ -138,9 +123,6 @@ impl Pinned<'_> {
     /// If the key is longer than 32,767 bytes.
     pub fn put(&self, key: &[u8], state: &[u8]) {
         let row = Row::new(key, state);
-        let before = self.rows.get_key_value(key).map_or(0, |(row, ())| row.bytes());
-        self.bytes.fetch_add(row.bytes() as u64, Ordering::Relaxed);
-        self.bytes.fetch_sub(before as u64, Ordering::Relaxed);
         if self.rows.insert(row, ()).is_none()
             && self.rows.len().is_multiple_of(ROWS_BETWEEN_FLUSHES)
         {
@@ -148,17 +130,8 @@ impl Pinned<'_> {
         }
     }
 
-    /// Forgets `key`. Returns whether it was there.
-    pub fn remove(&self, key: &[u8]) -> bool {
-        let removed = self.rows.remove_entry(key);
-        if let Some((row, ())) = removed {
-            self.bytes.fetch_sub(row.bytes() as u64, Ordering::Relaxed);
-        }
-        removed.is_some()
-    }
-
-    /// Every key and state. Beside concurrent writes each entity that is there throughout appears
-    /// once, in a state it had while this ran; one removed and put again may appear twice.
+    /// Every key and state. Beside concurrent writes each entity appears once, in a state it had
+    /// while this ran.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.rows.keys().map(|row| (row.key(), row.state()))
     }
@@ -166,7 +139,7 @@ impl Pinned<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
 
@@ -179,10 +152,9 @@ mod tests {
         pinned.put(b"k", b"newer");
         assert_eq!(pinned.get(b"k"), Some(&b"newer"[..]));
         assert_eq!(before, b"old", "what was lent stays as it was");
-        assert_eq!((map.len(), map.bytes()), (1, 7));
-        assert!(pinned.remove(b"k"));
-        assert!(!pinned.remove(b"k"));
-        assert_eq!((pinned.get(b"k"), map.len(), map.bytes()), (None, 0, 0));
+        assert_eq!(map.len(), 1);
+        map.clear();
+        assert_eq!((pinned.get(b"k"), map.len()), (None, 0));
     }
 
     #[test]
@@ -191,7 +163,7 @@ mod tests {
         online.view(ViewId(2)).pin().put(b"k", b"two");
         online.view(ViewId(1)).pin().put(b"k", b"one");
         assert!(online.get(ViewId(3)).is_none());
-        assert_eq!((online.len(), online.bytes()), (2, 10));
+        assert_eq!(online.len(), 2);
         let ids: Vec<_> = online.views().iter().map(|(view, _)| view.0).collect();
         assert_eq!(ids, [1, 2]);
         let held = online.view(ViewId(2));
@@ -201,13 +173,13 @@ mod tests {
         let held = online.view(ViewId(1));
         online.clear();
         assert!(online.is_empty());
-        assert_eq!((held.len(), online.bytes()), (0, 0));
+        assert!(held.is_empty());
         held.pin().put(b"k", b"again");
         assert_eq!(online.len(), 1, "a map that is held stays one of the views");
     }
 
-    /// Readers and a scanner beside a writer that replaces, removes and grows: no torn row, no
-    /// step back, nothing twice in a scan that was not removed meanwhile.
+    /// Readers and a scanner beside a writer that replaces and grows: no torn row, no step back,
+    /// nothing twice in a scan.
     #[test]
     fn reads_and_scans_run_beside_writes() {
         const KEYS: u32 = 2_000;
@@ -219,7 +191,6 @@ mod tests {
             assert_eq!(left, right, "torn");
             u32::from_le_bytes(left.try_into().unwrap())
         };
-        let is_removed_at_times = |key: u32| key.is_multiple_of(7);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut last = vec![0; KEYS as usize];
@@ -241,24 +212,17 @@ mod tests {
                         round_of(state);
                         let key = u32::from_be_bytes(key.try_into().unwrap());
                         let twice = std::mem::replace(&mut seen[key as usize], true);
-                        assert!(!twice || is_removed_at_times(key), "{key} twice in one scan");
+                        assert!(!twice, "{key} twice in one scan");
                     }
                 }
             });
             for round in 1..200_u32 {
                 for key in 0..KEYS {
-                    let pinned = map.pin();
-                    if is_removed_at_times(key) && round.is_multiple_of(3) {
-                        pinned.remove(&key.to_be_bytes());
-                    } else {
-                        pinned.put(&key.to_be_bytes(), &state(round));
-                    }
+                    map.pin().put(&key.to_be_bytes(), &state(round));
                 }
             }
             done.store(true, Ordering::Relaxed);
         });
-        let kept = map.pin().iter().count();
-        assert_eq!(kept, map.len());
-        assert_eq!(map.bytes(), kept as u64 * (1 + 4 + 8));
+        assert_eq!(map.pin().iter().count(), map.len());
     }
 }

@@ -34,11 +34,6 @@ impl Row {
         self.split().1
     }
 
-    /// Bytes of the allocation.
-    pub(super) fn bytes(&self) -> usize {
-        self.0.len()
-    }
-
     fn split(&self) -> (&[u8], &[u8]) {
         let first = usize::from(self.0[0]);
         if first < 0x80 {
@@ -90,7 +85,7 @@ mod tests {
                 assert_eq!(row.key(), key, "key of {length}");
                 assert_eq!(row.state(), state, "key of {length}");
                 let prefix = if length < 128 { 1 } else { 2 };
-                assert_eq!(row.bytes(), prefix + length + state.len());
+                assert_eq!(row.0.len(), prefix + length + state.len());
             }
         }
     }
