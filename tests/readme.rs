@@ -48,7 +48,7 @@ fn tour(readme: &str) -> Vec<Step> {
 /// One script for all steps, so that the jobs of one are those of the next; the output of step `n`
 /// goes to the file `n.out`.
 fn script(steps: &[Step], port: u16) -> String {
-    let mut script = "trap 'kill $(jobs -p) 2> /dev/null' EXIT\n".to_owned();
+    let mut script = "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n".to_owned();
     for (number, step) in steps.iter().enumerate() {
         let commands = step.commands.replace("6566", &port.to_string());
         writeln!(script, "{{\n{commands}\n}} > \"$OUTPUT/{number}.out\"\necho {number} >&2")

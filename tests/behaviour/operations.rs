@@ -131,7 +131,7 @@ fn description(door: &mut Door) {
     let document = door.get("/openapi.json");
     let paths = document["paths"].as_object().cloned().unwrap_or_default();
     for (path, verbs) in &paths {
-        let target = path.replace('{', "").replace('}', "");
+        let target = path.replace(['{', '}'], "");
         for verb in verbs.as_object().into_iter().flat_map(|verbs| verbs.keys()) {
             let reply = door.ask(&verb.to_uppercase(), &target, &[], b"");
             let body = String::from_utf8_lossy(&reply.body);
