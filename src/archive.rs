@@ -679,7 +679,7 @@ mod tests {
         assert_eq!(hex(&state), GOLDEN_STATE);
     }
 
-    const GOLDEN_FULL: &str = "";
-    const GOLDEN_PARTIAL: &str = "";
-    const GOLDEN_STATE: &str = "";
+    const GOLDEN_FULL: &str = "010000000c0000000200000061620200f0ffffff00000000e8ffffff0e000000";
+    const GOLDEN_PARTIAL: &str = "02020000000000000000000000000200f0ffffff02000000eaffffff0c000000";
+    const GOLDEN_STATE: &str = "010000000c00000002000000616200020000000000000003000000000000000200dfffffff00000000d7ffffff0e000000";
 }
