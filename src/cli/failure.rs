@@ -35,6 +35,14 @@ impl Failure {
         Self::Failed(vec![message.to_string()])
     }
 
+    /// The same, with a line before it that says what it is about.
+    pub(super) fn about(mut self, what: impl fmt::Display) -> Self {
+        if let Self::WrongUse(lines) | Self::Failed(lines) = &mut self {
+            lines.insert(0, what.to_string());
+        }
+        self
+    }
+
     /// What a refused request answered.
     pub(super) fn of_answer(body: &[u8]) -> Self {
         match serde_json::from_slice::<Refusal>(body) {

@@ -89,7 +89,9 @@ impl Load {
         };
         let target = self.whom.find(IfMissing::Refuse)?;
         let progress = Progress::new(self.file.display().to_string());
-        let report = target.load(&ask, progress)?;
+        let report = target.load(&ask, progress).map_err(|failure| {
+            failure.about(format_args!("{} was not loaded:", self.file.display()))
+        })?;
         words(&self.view, &report).iter().for_each(terminal::say);
         Ok(())
     }

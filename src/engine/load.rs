@@ -193,7 +193,7 @@ impl Loader {
                 let index = checked.rows as usize;
                 match conversion.row(&rows, row, &mut nothing) {
                     Ok(Some(time)) if time > latest => {
-                        places.push(future(index, time, latest));
+                        places.push(future(&conversion.time, index, time, latest));
                     }
                     Ok(_) => {}
                     Err(refused) => {
@@ -436,10 +436,10 @@ impl Refused {
     }
 }
 
-fn future(index: usize, time: EventTime, latest: EventTime) -> Place {
+fn future(column: &str, index: usize, time: EventTime, latest: EventTime) -> Place {
     Place {
         index: Some(index),
-        field: "event time".to_owned(),
+        field: column.to_owned(),
         found: time.to_string(),
         expected: format!("at most {latest} (limits.max_future ahead of now)"),
     }

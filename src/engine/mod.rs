@@ -86,7 +86,7 @@ pub use crate::engine::listing::EntityPage;
 
 /// Compiled plans kept, by request shape.
 const PLANS_KEPT: usize = 4096;
-/// Columns of a plan that is kept; wider ones are compiled each time, so that kept plans stay small.
+/// Columns of a plan that is kept; wider ones are compiled each time, so that little is kept.
 const COLUMNS_KEPT: usize = 1024;
 /// Threads for as-of reads, listings and loads.
 const READ_THREADS: usize = 2;

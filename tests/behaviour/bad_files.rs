@@ -137,7 +137,11 @@ fn wrong_values(door: &mut Door) {
     let sent = arrow(&future);
     door.refuse(("POST", PUSH, &[ARROW], &sent), (400, "EVENT_TIME_IN_FUTURE"), "row 1");
     let sent = parquet(&future);
-    door.refuse(("POST", LOAD, &[PARQUET], &sent), INVALID, "limits.max_future");
+    door.refuse(
+        ("POST", LOAD, &[PARQUET], &sent),
+        (400, "EVENT_TIME_IN_FUTURE"),
+        "limits.max_future",
+    );
     let scores: ArrayRef = Arc::new(Float32Array::from(vec![1.0, f32::NAN]));
     let sent = parquet(&users("score", scores));
     let target = format!("{LOAD}&nan=refuse");
