@@ -30,6 +30,8 @@ pub struct Limits {
     pub entities_per_request: usize,
     /// Features in one lookup.
     pub features_per_request: usize,
+    /// Values in the answer to one lookup: rows times columns, a fixed array counting as its length.
+    pub values_per_request: usize,
     /// Rows in one push.
     pub rows_per_push: usize,
     /// Longest entity key, in bytes, all join keys together.
@@ -63,6 +65,7 @@ impl Default for Limits {
             load_bytes: 16 << 30,
             entities_per_request: 10_000,
             features_per_request: 10_000,
+            values_per_request: 1_000_000,
             rows_per_push: 100_000,
             key_bytes: 1024,
             row_bytes: 1 << 20,

@@ -22,6 +22,7 @@ use crate::engine::open::{OpenError, Options, open};
 use crate::http::accept::{Connections, Incoming, accept};
 use crate::http::door::Door;
 use crate::http::router::{Listener, router};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
@@ -31,6 +32,9 @@ pub mod definition_files;
 mod definitions;
 
 pub mod logging;
+
+/// Most connections of the operations listener, whatever `limits.connections` says.
+const OPERATIONS_CONNECTIONS: usize = 64;
 
 /// The addresses a server listens on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -222,9 +226,15 @@ impl Doors {
         stopped: &watch::Receiver<bool>,
     ) -> Result<Bound, ServeError> {
         let connections = Connections::new(&config.limits, metrics);
+        // A crowd at the API must not keep out those who ask how the server is.
+        let few = Limits { connections: OPERATIONS_CONNECTIONS, ..config.limits.clone() };
+        let of_operations = Connections::new(&few, metrics);
         let mut begin = |incoming, listener| {
             let router = router(door, listener);
-            let connections = Arc::clone(&connections);
+            let connections = Arc::clone(match listener {
+                Listener::Api => &connections,
+                Listener::Operations => &of_operations,
+            });
             self.tasks.spawn(accept(incoming, router, connections, stopped.clone()));
         };
         let (api, listen) = bind(config.server.listen).await?;

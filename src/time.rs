@@ -103,14 +103,22 @@ impl EventTime {
     /// An integer in `unit` since the Unix epoch.
     ///
     /// # Errors
-    /// Without a declared unit, an integer that would lie before 1990 is refused; so is one that
-    /// does not fit in 64-bit microseconds.
+    /// Without a declared unit, an integer that would lie before 1990 is refused; so is one
+    /// outside the years -9999 to 9999, which RFC 3339 could not write.
     pub fn from_integer(value: i64, unit: Option<TimeUnit>) -> Result<Self, TimeError> {
-        match unit {
-            None if value < EARLIEST_PLAUSIBLE => Err(TimeError::LooksLikeSeconds { value }),
-            None => Ok(Self(value)),
-            Some(unit) => unit.to_micros(value).map(Self).ok_or(TimeError::OutOfRange { value }),
-        }
+        let time = match unit {
+            None if value < EARLIEST_PLAUSIBLE => {
+                return Err(TimeError::LooksLikeSeconds { value });
+            }
+            None => Self::written(value),
+            Some(unit) => unit.to_micros(value).and_then(Self::written),
+        };
+        time.ok_or(TimeError::OutOfRange { value })
+    }
+
+    /// From microseconds since the Unix epoch, if RFC 3339 can write that instant.
+    pub fn written(micros: i64) -> Option<Self> {
+        Timestamp::from_microsecond(micros).is_ok().then_some(Self(micros))
     }
 }
 
@@ -168,8 +176,8 @@ pub enum TimeError {
         /// What was found.
         value: i64,
     },
-    /// Does not fit.
-    #[error("{value} does not fit in 64-bit microseconds since 1970")]
+    /// Cannot be written as RFC 3339.
+    #[error("{value} lies outside the years -9999 to 9999")]
     OutOfRange {
         /// What was found, in its own unit.
         value: i64,
@@ -365,6 +373,32 @@ mod tests {
         let seconds = EventTime::from_integer(1_769_860_800, Some(TimeUnit::Second)).unwrap();
         assert_eq!(seconds.to_string(), "2026-01-31T12:00:00.000000Z");
         assert!(EventTime::from_integer(i64::MAX, Some(TimeUnit::Second)).is_err());
+    }
+
+    #[test]
+    fn every_time_that_is_taken_can_be_written() {
+        let (least, most) = (Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_microsecond());
+        let check = |value: i64, unit, taken: bool| {
+            let read = EventTime::from_integer(value, unit);
+            assert_eq!(read.is_ok(), taken, "{value} {unit:?}");
+            if let Ok(time) = read {
+                assert_eq!(EventTime::parse(&time.to_string()), Ok(time));
+            }
+        };
+        check(i64::MAX, None, false);
+        check(most, None, true);
+        for (value, taken) in [
+            (i64::MIN, false),
+            (least - 1, false),
+            (least, true),
+            (most + 1, false),
+            (i64::MAX, false),
+        ] {
+            check(value, Some(TimeUnit::Microsecond), taken);
+        }
+        check(i64::MIN, Some(TimeUnit::Millisecond), false);
+        check(i64::MIN, Some(TimeUnit::Nanosecond), true);
+        check(i64::MAX, Some(TimeUnit::Nanosecond), true);
     }
 
     #[test]

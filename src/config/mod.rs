@@ -261,6 +261,7 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
         load_bytes: reader.size("limits.load_bytes", KIB, TIB),
         entities_per_request: reader.count("limits.entities_per_request", 1, 1_000_000),
         features_per_request: reader.count("limits.features_per_request", 1, 100_000),
+        values_per_request: reader.count("limits.values_per_request", 1, 100_000_000),
         rows_per_push: reader.count("limits.rows_per_push", 1, 10_000_000),
         key_bytes: reader.bytes("limits.key_bytes", 16, 64 * KIB),
         row_bytes: reader.bytes("limits.row_bytes", KIB, 64 * MIB),

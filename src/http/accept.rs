@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::engine::error::Problem;
-use crate::http::{connection, problem};
+use crate::http::{connection, problem, request_id};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics};
 
@@ -33,7 +33,7 @@ pub enum Incoming {
     Unix(UnixListener),
 }
 
-/// What all listeners share.
+/// What listeners that count together share.
 pub struct Connections {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
@@ -163,10 +163,13 @@ fn take<S>(
 /// Tells a connection that it is one too many, in the only words any HTTP/1 client understands.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, limit: usize) -> io::Result<()> {
     let detail = format!("{limit} connections are open, the limit limits.connections");
-    let body = problem::json(&Problem::new(Code::Overloaded, detail), "");
+    let id = request_id::new();
+    let body = problem::json(&Problem::new(Code::Overloaded, detail), request_id::text(&id));
     let head = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         retry-after: 1\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+         x-request-id: {}\r\nretry-after: 1\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n",
+        request_id::text(&id),
         body.len()
     );
     // Closing with the request unread would reset the connection, and the answer with it.

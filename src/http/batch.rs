@@ -15,7 +15,7 @@ use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata, check_strict};
-use crate::http::lookup_request::{Whose, lookup_body, read_optional_time, too_many};
+use crate::http::lookup_request::{Whose, check_values, lookup_body, read_optional_time, too_many};
 use crate::http::online::{self, OnlineBody};
 use crate::http::openapi::{BatchRequest, ProblemAnswer, RowsAnswer};
 use crate::http::text::Pairs;
@@ -74,11 +74,13 @@ async fn mixed(
         return Err(too_many(count, "requests", "entities_per_request", limit));
     }
     let mut out = b"{\"responses\":[".to_vec();
+    let mut values = 0;
     for (index, request) in request.requests.iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }
-        let one = online::answer(call, request, deadline).await.map_err(|mut problem| {
+        let answered = online::answer(call, request, &mut values, deadline).await;
+        let one = answered.map_err(|mut problem| {
             problem.detail = format!("requests[{index}]: {}", problem.detail);
             problem
         })?;
@@ -101,6 +103,7 @@ async fn answer(call: &Call, request: &BatchBody<'_>, deadline: Deadline) -> Ans
     let plan = wanted.plan(engine, project, when.purpose())?;
     let batch = rows(&plan, &whose.by_role(engine, project, &plan)?, limits)?;
     let count = batch.rows();
+    check_values(&plan.plan, count, 0, limits)?;
     let found = lookup::find(engine, &plan, batch, when, deadline).await?;
     let columns = &plan.plan.columns;
     let metadata = |outcome| Metadata { started: call.started, at: found.at, outcome };

@@ -2,6 +2,7 @@
 //!
 //! It does not know what a body is for.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,6 +20,9 @@ use crate::value::json::shorten;
 
 /// Memory set aside at once for a body that says how long it is, in bytes.
 const TRUSTED_LENGTH: usize = 64 << 10;
+
+/// Most characters of what serde says is wrong.
+const SAID_CHARS: usize = 300;
 
 /// How long a refused body is still read.
 const LINGER: Duration = Duration::from_secs(2);
@@ -162,9 +166,12 @@ fn explain(error: &serde_json::Error, text: &str) -> String {
         let message = "NaN and Infinity are not JSON; send null";
         return format!("{message} (line {line} column {column})");
     }
+    let place = format!(" at line {line} column {column}");
     let said = error.to_string();
     let Some((_, rest)) = said.split_once("unknown field `") else {
-        return format!("the body cannot be read: {said}");
+        // What serde says quotes what it found, however long that is.
+        let said = said.strip_suffix(&place).unwrap_or(&said);
+        return format!("the body cannot be read: {}{place}", first_chars(said, SAID_CHARS));
     };
     let mut names = rest.split('`');
     let field = names.next().unwrap_or_default();
@@ -172,6 +179,14 @@ fn explain(error: &serde_json::Error, text: &str) -> String {
     let known = names.enumerate().filter(|(index, _)| index % 2 == 1).map(|(_, name)| name);
     let hint = hint(field, known);
     format!("unknown field \"{}\"{hint} (line {line} column {column})", shorten(field))
+}
+
+/// The first characters of a text, with an ellipsis where there are more.
+fn first_chars(text: &str, count: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(count) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
 }
 
 /// Whether `NaN` or `Infinity` stands where the JSON ends to be JSON.
@@ -211,6 +226,11 @@ mod tests {
         check(b"{\"feature_names\":[-Infinity]}", "NaN and Infinity are not JSON; send null");
         check(b"{\n\"feature_names\":[1,\nNaN]}", "send null (line 3");
         check(b"{\"entity_type\":5}", "invalid type: integer `5`, expected a string");
+        let long = format!("{{\"feature_names\":1,\n\"entity_type\":[\"{}\"]}}", "é".repeat(5_000));
+        check(long.as_bytes(), "invalid type: sequence, expected a string at line 2 column");
+        let text = format!("{{\"entity_type\":1,\"{}\":1}}", "é".repeat(5_000));
+        let problem = json::<Vec<u8>>(format!("\"{text}\"").as_bytes()).unwrap_err();
+        assert!(problem.detail.len() < 1_000, "{} bytes", problem.detail.len());
         check(b"{", "EOF while parsing");
         check(b"[1]", "cannot be read");
         check(b"{\"entity_type\":\"u\"}x", "trailing characters");

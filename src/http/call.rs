@@ -63,9 +63,7 @@ impl Call {
         let Some(name) = self.project_name()? else {
             return Ok(registry.project(DEFAULT_PROJECT).unwrap_or(ProjectId(0)));
         };
-        registry
-            .project_named(&name)
-            .map_err(|error| Problem::new(Code::UnknownEntityType, error.to_string()))
+        Ok(registry.project_named(&name)?)
     }
 
     /// The project the request names, by header or query.

@@ -19,7 +19,9 @@ use crate::http::historical_columns;
 use crate::http::historical_rows::{self, HistoricalRow};
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata};
-use crate::http::lookup_request::{Said, Wanted, lookup_body, read_optional_time, too_many};
+use crate::http::lookup_request::{
+    Said, Wanted, check_values, lookup_body, read_optional_time, too_many,
+};
 use crate::http::openapi::{HistoricalRequest, ProblemAnswer, RowsAnswer};
 use crate::http::push::off_the_lookups;
 use crate::http::text::{Pairs, Text};
@@ -164,6 +166,7 @@ async fn answer(
     let engine = call.engine()?;
     let known_at = known_at.map(|time| ArrivalTime::from_micros(time.micros()));
     let rows = spine.times.len();
+    check_values(&plan.plan, rows, 0, engine.limits())?;
     let when = When::Each { times: spine.times, known_at };
     let found = lookup::find(engine, plan, spine.batch, when, deadline).await?;
     let columns = &plan.plan.columns;

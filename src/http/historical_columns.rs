@@ -10,6 +10,7 @@ use crate::engine::lookup::{Batch, LookupPlan};
 use crate::http::arrow_body::Batches;
 use crate::http::batch::push_row;
 use crate::http::call::Format;
+use crate::http::entity_key;
 use crate::http::historical::{Spine, check_rows};
 use crate::http::historical_rows::TIME_COLUMN;
 use crate::http::push_arrow::wrong_columns;
@@ -49,9 +50,12 @@ pub(super) fn read(
             key.clear();
             let mut ends = Vec::with_capacity(rows.len());
             for (role, of_role) in roles.iter().zip(&rows) {
+                let start = key.len();
                 of_role.key(row, &mut key).map_err(|(part, error)| {
                     wrong(&role.entity.join_keys[part].name, before + row, error)
                 })?;
+                entity_key::check_length(key.len() - start, limits)
+                    .map_err(|mistake| mistake.problem(&role.entity, Some(before + row)))?;
                 ends.push(key.len());
             }
             push_row(&mut spine.batch, &key, &ends);

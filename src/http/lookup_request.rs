@@ -17,10 +17,11 @@ use crate::ids::{ProjectId, Sequence};
 use crate::limits::Limits;
 use crate::metrics::Code;
 use crate::registry::nearest::hint;
-use crate::registry::plan::{Ask, What};
+use crate::registry::plan::{Ask, Column, Plan, What};
 use crate::registry::resolve::Purpose;
 use crate::time::{EventTime, TimeUnit};
 use crate::value::json;
+use crate::value::types::FeatureType;
 
 /// Declares the JSON body of a lookup: its own fields, and those every lookup has.
 macro_rules! lookup_body {
@@ -179,6 +180,27 @@ impl<'a> Wanted<'a> {
     }
 }
 
+/// Counts the values of an answer of `rows` rows, after `before` of the same request, and refuses
+/// more than `limits.values_per_request`.
+pub(super) fn check_values(
+    plan: &Plan,
+    rows: usize,
+    before: usize,
+    limits: &Limits,
+) -> Result<usize, Problem> {
+    let of_column = |column: &Column| match column.feature_type {
+        FeatureType::Array { length: Some(length), .. } => length as usize,
+        FeatureType::Array { length: None, .. } | FeatureType::Scalar(_) => 1,
+    };
+    let of_row: usize = plan.columns.iter().map(of_column).sum();
+    let (count, limit) =
+        (before.saturating_add(rows.saturating_mul(of_row)), limits.values_per_request);
+    if count > limit {
+        return Err(too_many(count, "values", "values_per_request", limit));
+    }
+    Ok(count)
+}
+
 /// The unit of integer times.
 pub(super) fn time_unit(said: Option<&str>) -> Result<Option<TimeUnit>, Problem> {
     let Some(text) = said else { return Ok(None) };
@@ -335,5 +357,39 @@ mod tests {
         check(twice, Err((Code::MalformedRequest, "\"a\" twice")));
         let three = r#"{"entity_type":"u","entity_id":1,"feature_names":["a","b","c"]}"#;
         check(three, Err((Code::LimitExceeded, "limits.features_per_request is 2")));
+    }
+
+    #[test]
+    fn values_of_an_answer_are_limited() {
+        let limits = Limits { values_per_request: 40, ..Limits::default() };
+        let plan = |types: &[&str]| Plan {
+            revision: 0,
+            roles: Vec::new(),
+            sources: Vec::new(),
+            columns: (types.iter())
+                .map(|text| Column {
+                    source: 0,
+                    slot: crate::ids::Slot(0),
+                    name: (*text).into(),
+                    feature_type: FeatureType::parse(text).unwrap(),
+                    ttl: None,
+                    default: None,
+                })
+                .collect(),
+        };
+        let check = |types: &[&str], (rows, before), expected: Result<usize, usize>| {
+            let found = check_values(&plan(types), rows, before, &limits);
+            let expected = expected.map_err(|count| {
+                format!("the request has {count} values, the limit limits.values_per_request is 40")
+            });
+            assert_eq!(found.map_err(|problem| problem.detail), expected, "{types:?} {rows}");
+        };
+        check(&["int64", "string"], (20, 0), Ok(40));
+        check(&["int64", "string"], (21, 0), Err(42));
+        check(&["int64", "string"], (1, 38), Ok(40));
+        check(&["int64", "string"], (1, 39), Err(41));
+        check(&["float32[16]", "string[]"], (2, 0), Ok(34));
+        check(&["float32[16]", "string[]"], (3, 0), Err(51));
+        check(&["int64", "int64"], (usize::MAX, 0), Err(usize::MAX));
     }
 }

@@ -13,7 +13,7 @@ use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{Metadata, OneAnswer, check_strict};
-use crate::http::lookup_request::{Whose, lookup_body, read_optional_time};
+use crate::http::lookup_request::{Whose, check_values, lookup_body, read_optional_time};
 use crate::http::openapi::{OnlineAnswer, OnlineRequest, ProblemAnswer};
 use crate::http::text::Pairs;
 use crate::limits::Limits;
@@ -44,13 +44,14 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let deadline = call.deadline()?;
     let body = call.body().await?;
     let request: OnlineBody<'_> = body::json(&body)?;
-    Ok(respond(Format::Json, answer(&call, &request, deadline).await?))
+    Ok(respond(Format::Json, answer(&call, &request, &mut 0, deadline).await?))
 }
 
-/// The JSON that answers one lookup.
+/// The JSON that answers one lookup; adds its values to those of the request so far.
 pub(super) async fn answer(
     call: &Call,
     request: &OnlineBody<'_>,
+    values: &mut usize,
     deadline: Deadline,
 ) -> Result<Vec<u8>, Problem> {
     let engine = call.engine()?;
@@ -63,6 +64,7 @@ pub(super) async fn answer(
     lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
     let project = call.project(&engine.registry())?;
     let plan = wanted.plan(engine, project, when.purpose())?;
+    *values = check_values(&plan.plan, 1, *values, limits)?;
     let batch = one_row(&plan, &whose.by_role(engine, project, &plan)?, limits)?;
     let found = lookup::find(engine, &plan, batch, when, deadline).await?;
     let mut answer = OneAnswer::new(echo(request), &plan.plan.columns, wanted.include);

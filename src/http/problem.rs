@@ -10,6 +10,9 @@ use serde::Serialize;
 use crate::engine::error::Problem;
 use crate::metrics::Code;
 
+/// Longest detail, in bytes; what a caller sent may be quoted in it.
+const DETAIL_BYTES: usize = 2048;
+
 #[derive(Serialize)]
 struct ProblemJson<'a> {
     r#type: String,
@@ -45,12 +48,17 @@ pub(super) fn json(problem: &Problem, request_id: &str) -> Vec<u8> {
         r#type: format!("urn:larder:problem:{}", code.as_str()),
         title: title(code),
         status: code.status(),
-        detail: &problem.detail,
+        detail: cut(&problem.detail),
         code: code.as_str(),
         request_id,
         errors: places.collect(),
     };
     serde_json::to_vec(&json).expect("texts and numbers are JSON")
+}
+
+/// No more of a text than an answer has room for.
+fn cut(detail: &str) -> &str {
+    &detail[..detail.floor_char_boundary(DETAIL_BYTES)]
 }
 
 /// The response that says `problem` to the request with this id.
@@ -138,6 +146,14 @@ mod tests {
         assert_eq!(std::str::from_utf8(&body).unwrap(), expected);
         let response = respond(&Problem::new(Code::QueueFull, ""), "r2");
         assert_eq!(response.headers()[RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn details_are_cut_between_characters() {
+        let check = |detail: String, kept: usize| assert_eq!(cut(&detail).len(), kept);
+        check("x".repeat(2048), 2048);
+        check("x".repeat(2049), 2048);
+        check(format!("x{}", "é".repeat(2048)), 2047);
     }
 
     #[test]

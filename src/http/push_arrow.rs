@@ -11,7 +11,7 @@ use crate::http::arrow_body::Batches;
 use crate::http::lookup_request::too_many;
 use crate::http::places::Places;
 use crate::http::push::{Against, Prepared};
-use crate::http::push_columns::{TIME_COLUMN, unknown_column};
+use crate::http::push_columns::{TIME_COLUMN, no_feature_column, unknown_column};
 use crate::http::push_rows::{check_count, check_future, latest, too_large};
 use crate::ids::Slot;
 use crate::limits::PLACES_REPORTED;
@@ -44,6 +44,9 @@ pub(super) fn read(
         .map_err(|errors| wrong_columns("the push", &errors))?;
     if let Some(unknown) = reader.unused().first() {
         return Err(unknown_column(&view, &entity, unknown));
+    }
+    if reader.features().len() == 0 {
+        return Err(no_feature_column());
     }
     let mut push = ArrowPush {
         slots: reader.features().filter_map(|index| slot(&view, index)).collect(),

@@ -12,7 +12,7 @@ use crate::http::body::malformed;
 use crate::http::entity_key;
 use crate::http::places::Places;
 use crate::http::push::{Against, Prepared};
-use crate::http::push_rows::{check_count, event_time, latest, too_large};
+use crate::http::push_rows::{check_count, event_time, latest, no_feature, too_large};
 use crate::http::text::Pairs;
 use crate::ids::Slot;
 use crate::metrics::Code;
@@ -47,6 +47,9 @@ pub(super) fn read(against: &Against<'_>, push: &ColumnsPush<'_>) -> Result<Prep
     let entity = Arc::clone(registry.entity_of(&view));
     let columns = Columns::sort(&view, &entity, push.columns)?;
     check_count(against, columns.rows)?;
+    if columns.features.is_empty() {
+        return Err(no_feature_column());
+    }
     let mut batch = WriteBatch::new(registry, engine.limits());
     let mut places = Places::default();
     let mut key = Vec::new();
@@ -139,6 +142,14 @@ fn values_of<'a>(name: &str, values: &'a RawValue) -> Result<Vec<&'a RawValue>, 
         let found = json::shorten(values.get());
         malformed(format!("column \"{name}\" is {found}, expected a list of values"))
     })
+}
+
+/// Columns without one of a feature.
+pub(super) fn no_feature_column() -> Problem {
+    let (found, expected) = no_feature("no column of a feature");
+    let detail = format!("the push has {found}, expected {expected}");
+    let place = Place { index: None, field: "features".to_owned(), found, expected };
+    Problem::new(Code::InvalidValue, detail).with_places(vec![place])
 }
 
 /// A column that is neither join key nor event time nor feature.

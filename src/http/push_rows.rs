@@ -101,6 +101,10 @@ impl<'r> RowReader<'r> {
             self.wrong(mistake.code, index, "entity_id", (mistake.found, mistake.expected));
         }
         let time = self.time(index, row.event_timestamp);
+        if row.features.0.is_empty() {
+            // It would make an entity of which nothing can be read.
+            self.wrong(Code::InvalidValue, index, "features", no_feature("{}"));
+        }
         self.batch.start(&view);
         for (name, value) in &row.features.0 {
             self.feature(index, &view, (name, value));
@@ -183,6 +187,11 @@ impl<'r> RowReader<'r> {
 /// The latest event time that is accepted now.
 pub(super) fn latest(against: &Against<'_>) -> EventTime {
     against.engine.now().plus(against.engine.limits().max_future)
+}
+
+/// Found and expected where there is no feature.
+pub(super) fn no_feature(found: &str) -> (String, String) {
+    (found.to_owned(), "at least one feature".to_owned())
 }
 
 /// Found and expected of a row past its limit.

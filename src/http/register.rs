@@ -13,6 +13,7 @@ use crate::http::call::{Answered, Call, Format, name, respond};
 use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::ids::Sequence;
+use crate::metrics::Code;
 use crate::registry::DEFAULT_PROJECT;
 use crate::registry::changes::Absent;
 use crate::registry::definitions::Definitions;
@@ -77,7 +78,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
             let text = std::str::from_utf8(&body).map_err(|error| {
                 malformed(format!("the body is not UTF-8: byte {}", error.valid_up_to()))
             })?;
-            Ok(Definitions::parse_toml("body", text)?)
+            Ok(Definitions::parse_toml_for(&project, "body", text)?)
         }
         Format::Arrow | Format::Parquet => Err(malformed("definitions are JSON or TOML")),
     })
@@ -96,7 +97,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
 #[utoipa::path(
     delete, path = "/api/v1/views/{view}", tag = "definitions",
     params(("view" = String, Path, description = "Its name, or name@version"),
-        ("data" = Option<String>, Query, description = "keep or drop")),
+        ("data" = Option<String>, Query, description = "Only keep")),
     responses(
         (status = 200, description = "Dropped", body = DefinedJson),
         (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
@@ -107,9 +108,18 @@ pub(super) async fn handle(mut call: Call) -> Answered {
 )]
 pub(super) async fn drop_view(call: Call) -> Answered {
     let query: DropQuery = call.query()?;
-    if let Some(data) = query.data.as_deref().filter(|data| *data != "keep" && *data != "drop") {
-        let data = crate::value::json::shorten(data);
-        return Err(malformed(format!("?data= is \"{data}\", it can be keep or drop")));
+    match query.data.as_deref() {
+        None | Some("keep") => {}
+        Some("drop") => {
+            let detail = "?data= can only be keep: the bytes of a dropped view stay until a later \
+                          release removes them by retention or erasure";
+            return Err(Problem::new(Code::InvalidValue, detail));
+        }
+        Some(other) => {
+            let other = crate::value::json::shorten(other);
+            let detail = format!("?data= is \"{other}\", it can only be keep");
+            return Err(Problem::new(Code::InvalidValue, detail));
+        }
     }
     let engine = call.engine()?;
     let project = call.project(&engine.registry())?;

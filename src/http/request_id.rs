@@ -28,7 +28,7 @@ pub(super) fn text(id: &HeaderValue) -> &str {
 }
 
 /// A new id: 8 hex digits for this start of the server, 8 or more that count.
-fn new() -> HeaderValue {
+pub(super) fn new() -> HeaderValue {
     static START: OnceLock<u32> = OnceLock::new();
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let start = START.get_or_init(|| {

@@ -4,10 +4,14 @@
 
 use std::fmt;
 
+use crate::limits::NAME_BYTES;
+
 /// How many valid names a hint lists where none is near.
 const LISTED: usize = 8;
 /// How alike two names must be, from 0 to 1, for one to be meant by the other.
 const NEAR: f64 = 0.65;
+/// Longest name that is compared, in bytes.
+const LONGEST_COMPARED: usize = 2 * NAME_BYTES;
 
 /// The end of a message about an unknown name: `; did you mean "user_profile"?`.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -29,9 +33,13 @@ impl fmt::Display for Hint {
     }
 }
 
-/// The hint for `name` where only `valid` names are known. Candidates keep their order.
+/// The hint for `name` where only `valid` names are known. Candidates keep their order; a name far
+/// longer than names can be is compared with none, since that takes its length times theirs.
 pub fn hint<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Hint {
     let valid: Vec<&str> = valid.into_iter().collect();
+    if name.len() > LONGEST_COMPARED {
+        return listed(&valid);
+    }
     let name_folded = name.to_ascii_lowercase();
     let likeness = |candidate: &str| {
         let candidate = candidate.to_ascii_lowercase();
@@ -47,11 +55,13 @@ pub fn hint<'a>(name: &str, valid: impl IntoIterator<Item = &'a str>) -> Hint {
         .max_by(|a, b| a.0.total_cmp(&b.0).then_with(|| b.1.cmp(a.1)));
     match best {
         Some((likeness, candidate)) if likeness >= NEAR => Hint::Meant(candidate.to_owned()),
-        _ => {
-            let listed = valid.iter().take(LISTED).map(|name| (*name).to_owned()).collect();
-            Hint::OneOf(listed, valid.len().saturating_sub(LISTED))
-        }
+        _ => listed(&valid),
     }
+}
+
+fn listed(valid: &[&str]) -> Hint {
+    let names = valid.iter().take(LISTED).map(|name| (*name).to_owned()).collect();
+    Hint::OneOf(names, valid.len().saturating_sub(LISTED))
 }
 
 #[cfg(test)]
@@ -70,5 +80,8 @@ mod tests {
         check("zebra", &[], "; none is defined");
         let many = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
         check("zebra", &many, "; valid: a, b, c, d, e, f, g, h and 2 more");
+        let long = "user_profile".repeat(22);
+        check(&long[..256], &["user_profile", "risk"], "; did you mean \"user_profile\"?");
+        check(&long[..257], &["user_profile", "risk"], "; valid: user_profile, risk");
     }
 }

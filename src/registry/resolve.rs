@@ -11,6 +11,7 @@ use crate::metrics::Code;
 use crate::registry::Registry;
 use crate::registry::model::{EntityType, Service, View};
 use crate::registry::nearest::{Hint, hint};
+use crate::value::json::shorten;
 
 /// What a plan is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -120,17 +121,17 @@ impl ResolveError {
     /// The stable code in answers.
     pub const fn code(&self) -> Code {
         match self {
-            Self::UnknownEntityType { .. } => Code::UnknownEntityType,
+            // There is no code of its own: entity types are the first thing looked for in one.
+            Self::UnknownProject { .. } | Self::UnknownEntityType { .. } => Code::UnknownEntityType,
             Self::UnknownView { .. } => Code::UnknownView,
             Self::UnknownFeature { .. } => Code::UnknownFeature,
             Self::UnknownService { .. } => Code::UnknownService,
             Self::AmbiguousFeature { .. } => Code::AmbiguousFeature,
             Self::DuplicateFeature { .. } => Code::DuplicateFeature,
             Self::MissingEntity { .. } => Code::MissingEntity,
-            Self::UnknownProject { .. }
-            | Self::NotKept { .. }
-            | Self::Malformed { .. }
-            | Self::NothingAsked => Code::InvalidValue,
+            Self::NotKept { .. } | Self::Malformed { .. } | Self::NothingAsked => {
+                Code::InvalidValue
+            }
         }
     }
 }
@@ -153,7 +154,7 @@ impl Registry {
     /// [`ResolveError::UnknownProject`]
     pub fn project_named(&self, name: &str) -> Result<ProjectId, ResolveError> {
         self.project(name).ok_or_else(|| ResolveError::UnknownProject {
-            name: name.to_owned(),
+            name: shorten(name),
             hint: hint(name, self.projects().map(|(name, _)| name)),
         })
     }
@@ -168,7 +169,7 @@ impl Registry {
         name: &str,
     ) -> Result<&Arc<EntityType>, ResolveError> {
         self.find_entity(project, name).ok_or_else(|| ResolveError::UnknownEntityType {
-            name: name.to_owned(),
+            name: shorten(name),
             hint: hint(name, self.entities(project).map(|entity| entity.name.as_str())),
         })
     }
@@ -193,7 +194,7 @@ impl Registry {
         name: &str,
     ) -> Result<&Arc<Service>, ResolveError> {
         self.find_service(project, name).ok_or_else(|| ResolveError::UnknownService {
-            name: name.to_owned(),
+            name: shorten(name),
             hint: hint(name, self.services(project).map(|service| service.name.as_str())),
         })
     }
@@ -214,7 +215,7 @@ impl Registry {
         match reference.split_once(':') {
             Some((view, feature)) => {
                 if view.is_empty() || feature.is_empty() || feature.contains(':') {
-                    return Err(ResolveError::Malformed { text: reference.to_owned() });
+                    return Err(ResolveError::Malformed { text: shorten(reference) });
                 }
                 let view = self.view_named(project, view)?;
                 let slot = view.slot_of(feature);
@@ -222,7 +223,7 @@ impl Registry {
                 Ok((view, slot))
             }
             None if reference.is_empty() || reference.contains('@') => {
-                Err(ResolveError::Malformed { text: reference.to_owned() })
+                Err(ResolveError::Malformed { text: shorten(reference) })
             }
             None => self.bare_feature(project, entity, reference),
         }
@@ -245,7 +246,7 @@ impl Registry {
                 let features = views().flat_map(|view| view.features.iter());
                 let names: std::collections::BTreeSet<&str> =
                     features.map(|feature| feature.name.as_str()).collect();
-                Err(ResolveError::UnknownFeature { name: name.to_owned(), hint: hint(name, names) })
+                Err(ResolveError::UnknownFeature { name: shorten(name), hint: hint(name, names) })
             }
             [only] => Ok(*only),
             several => Err(ResolveError::AmbiguousFeature {
@@ -270,7 +271,7 @@ impl Registry {
         } else {
             Hint::OneOf(versions, 0)
         };
-        ResolveError::UnknownView { name: name.to_owned(), hint }
+        ResolveError::UnknownView { name: shorten(name), hint }
     }
 
     fn unknown_feature(&self, view: &View, feature: &str, reference: &str) -> ResolveError {
@@ -279,6 +280,6 @@ impl Registry {
             Hint::Meant(feature) => Hint::Meant(format!("{prefix}:{feature}")),
             listed @ Hint::OneOf(..) => listed,
         };
-        ResolveError::UnknownFeature { name: reference.to_owned(), hint }
+        ResolveError::UnknownFeature { name: shorten(reference), hint }
     }
 }

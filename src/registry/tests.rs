@@ -78,7 +78,10 @@ fn compile(
 fn the_default_project_is_there_from_the_start() {
     let registry = Registry::new();
     assert_eq!(registry.project("default"), Some(P));
-    assert_eq!(registry.project_named("defualt").unwrap_err().code().as_str(), "INVALID_VALUE");
+    assert_eq!(
+        registry.project_named("defualt").unwrap_err().code().as_str(),
+        "UNKNOWN_ENTITY_TYPE"
+    );
 }
 
 #[test]

@@ -98,10 +98,10 @@ pub fn read_time(json: &str, unit: Option<TimeUnit>) -> Result<EventTime, ValueE
         return EventTime::from_integer(value, unit).map_err(|reason| because(reason.to_string()));
     }
     let micros = number(json).filter(|_| unit == Some(TimeUnit::Second)).map(|s| (s * 1e6).round());
-    match micros {
-        Some(micros) if micros.abs() < EXACT_IN_DOUBLE => Ok(EventTime::from_micros(micros as i64)),
-        _ => Err(because("RFC 3339, or an integer number of microseconds".to_owned())),
-    }
+    let micros = micros.filter(|micros| micros.abs() < EXACT_IN_DOUBLE);
+    micros
+        .and_then(|micros| EventTime::written(micros as i64))
+        .ok_or_else(|| because("RFC 3339, or an integer number of microseconds".to_owned()))
 }
 
 fn read_array(
@@ -282,5 +282,7 @@ mod tests {
         assert_eq!(read("1769860800.25"), Ok(1_769_860_800_250_000));
         assert_eq!(read("5"), Ok(5_000_000));
         assert!(read("1e300").is_err());
+        assert!(read("253402207200.5").is_err());
+        assert!(read("-9007199254.5").is_ok());
     }
 }

@@ -181,9 +181,12 @@ async fn mistakes_are_named_and_nothing_is_written() {
     check(push, &row(r#""features":{"agee":1}"#), 404, "UNKNOWN_FEATURE", "age").await;
     check(push, &row(r#""features":{"age":1,"age":2}"#), 400, "DUPLICATE_FEATURE", "twice").await;
     check(push, &row(r#""features":{"age":NaN}"#), 400, "MALFORMED_REQUEST", "send null").await;
-    let early = row(r#""event_timestamp":1769860800,"features":{}"#);
+    let early = row(r#""event_timestamp":1769860800,"features":{"age":1}"#);
     check(push, &early, 400, "INVALID_VALUE", "looks like seconds").await;
-    let late = row(r#""event_timestamp":"2100-01-01T00:00:00Z","features":{}"#);
+    let late = row(r#""event_timestamp":"2100-01-01T00:00:00Z","features":{"age":1}"#);
+    check(push, &row(r#""features":{}"#), 400, "INVALID_VALUE", "at least one feature").await;
+    let featureless = r#"{"view":"profile","columns":{"user_id":["a"]}}"#;
+    check(push, featureless, 400, "INVALID_VALUE", "at least one feature").await;
     check(push, &late, 400, "EVENT_TIME_IN_FUTURE", "limits.max_future").await;
     check(push, r#"{"rows":[]}"#, 400, "MALFORMED_REQUEST", "no row").await;
     let uneven = r#"{"view":"profile","columns":{"user_id":["a","b"],"age":[1]}}"#;

@@ -161,15 +161,33 @@ pub struct Definitions {
 }
 
 impl Definitions {
-    /// Reads one TOML text; `file` names it in errors.
+    /// Reads one TOML text, for the default project unless it names another itself; `file` names
+    /// it in errors.
     ///
     /// # Errors
     /// Every mistake in it, in the order of the text.
     pub fn parse_toml(file: &str, text: &str) -> Result<Self, Vec<DefinitionError>> {
-        Self::parse_toml_files([(file, text)])
+        Self::parse_toml_for(DEFAULT_PROJECT, file, text)
     }
 
-    /// Reads several TOML texts (name, text) that may refer to each other.
+    /// Reads one TOML text, for `project` unless it names another itself; `file` names it in
+    /// errors.
+    ///
+    /// # Errors
+    /// Every mistake in it, in the order of the text.
+    pub fn parse_toml_for(
+        project: &str,
+        file: &str,
+        text: &str,
+    ) -> Result<Self, Vec<DefinitionError>> {
+        let mut all = Self::default();
+        let mut errors = Vec::new();
+        all.read(&tree::of_toml(file, text)?, project, &mut errors);
+        all.checked(errors)
+    }
+
+    /// Reads several TOML texts (name, text) that may refer to each other, each for the default
+    /// project unless it names another.
     ///
     /// # Errors
     /// Every mistake in them; names defined twice with both places.

@@ -269,6 +269,17 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_the_text() {
 }
 
 #[test]
+fn a_text_is_for_the_project_given_unless_it_names_another() {
+    let check = |text: &str, expected: &str| {
+        let definitions = Definitions::parse_toml_for("risk", "d.toml", text).unwrap();
+        assert_eq!(definitions.projects, [expected.into()], "{text}");
+        assert_eq!(*definitions.entities[0].project, *expected, "{text}");
+    };
+    check(BASE, "risk");
+    check(&format!("project = \"growth\"\n{BASE}"), "growth");
+}
+
+#[test]
 fn files_refer_to_each_other_and_must_not_repeat_names() {
     let view = "[view.v]\nentity = \"user\"\nfeatures.a = \"bool\"";
     let both = Definitions::parse_toml_files([("b.toml", view), ("a.toml", BASE)]).unwrap();
