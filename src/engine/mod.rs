@@ -265,7 +265,8 @@ impl Engine {
     /// Dropping the future drops the answer, not the write.
     ///
     /// # Errors
-    /// See the codes of `docs/api.md`: each says whether something was written.
+    /// `QUEUE_FULL`, `DISK_FULL`, `CLOCK_BEHIND`, `EVENT_TIME_IN_FUTURE`, `DRAINING`: nothing was
+    /// written. `WRITES_STOPPED`: not acknowledged, and may or may not be there.
     pub async fn write(
         &self,
         project: ProjectId,
