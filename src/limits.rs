@@ -30,7 +30,7 @@ pub struct Limits {
     pub entities_per_request: usize,
     /// Features in one lookup.
     pub features_per_request: usize,
-    /// Values in the answer to one lookup: rows times columns, a fixed array counting as its length.
+    /// Values in the answer to one lookup: rows times columns, a fixed array as its length.
     pub values_per_request: usize,
     /// Rows in one push.
     pub rows_per_push: usize,

@@ -152,8 +152,10 @@ async fn serve(
     }
     doors.drain(&config, &door, &mut signals).await;
     let closing = tokio::task::spawn_blocking(move || engine.close());
-    if closing.await.is_err() {
-        tracing::error!("closing the engine failed; the next start recovers");
+    match signals.or_terminated(closing).await {
+        Some(Ok(())) => {}
+        Some(Err(_)) => tracing::error!("closing the engine failed; the next start recovers"),
+        None => tracing::warn!("told again to stop before the engine was closed; it recovers"),
     }
     if let Some(path) = &bound.unix_socket {
         let _ = remove_if_there(&RealDisk, path);

@@ -91,13 +91,13 @@ impl EventTime {
     /// # Errors
     /// The text is no such time, or outside the years -9999 to 9999.
     pub fn parse(text: &str) -> Result<Self, TimeError> {
-        if let Ok(timestamp) = text.parse::<Timestamp>() {
-            return Ok(Self(timestamp.as_microsecond()));
-        }
         let malformed = || TimeError::Malformed { text: shorten(text) };
+        if let Ok(timestamp) = text.parse::<Timestamp>() {
+            return Self::written(timestamp.as_microsecond()).ok_or_else(malformed);
+        }
         let civil: civil::DateTime = text.parse().map_err(|_| malformed())?;
         let zoned = civil.to_zoned(TimeZone::UTC).map_err(|_| malformed())?;
-        Ok(Self(zoned.timestamp().as_microsecond()))
+        Self::written(zoned.timestamp().as_microsecond()).ok_or_else(malformed)
     }
 
     /// An integer in `unit` since the Unix epoch.
@@ -377,7 +377,9 @@ mod tests {
 
     #[test]
     fn every_time_that_is_taken_can_be_written() {
-        let (least, most) = (Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_microsecond());
+        // The last second of the range has no fractions in microseconds.
+        let (least, most) =
+            (Timestamp::MIN.as_microsecond(), Timestamp::MAX.as_second() * 1_000_000);
         let check = |value: i64, unit, taken: bool| {
             let read = EventTime::from_integer(value, unit);
             assert_eq!(read.is_ok(), taken, "{value} {unit:?}");
@@ -397,6 +399,7 @@ mod tests {
             check(value, Some(TimeUnit::Microsecond), taken);
         }
         check(i64::MIN, Some(TimeUnit::Millisecond), false);
+        assert!(EventTime::parse(&Timestamp::MAX.to_string()).is_err());
         check(i64::MIN, Some(TimeUnit::Nanosecond), true);
         check(i64::MAX, Some(TimeUnit::Nanosecond), true);
     }

@@ -229,7 +229,7 @@ impl Storage {
             durability: reader
                 .word("storage.durability", &Durability::ALL.map(|mode| (mode.as_str(), mode))),
             sync_interval: reader.span("storage.sync_interval", MILLISECOND, MINUTE),
-            segment_size: reader.size("storage.segment_size", MIB, 4 * GIB),
+            segment_size: reader.size("storage.segment_size", MIB, GIB),
             checkpoint_interval: reader.span("storage.checkpoint_interval", TENTH, WEEK),
             overlay_size: reader.size("storage.overlay_size", MIB, TIB),
             cache_size: reader.size("storage.cache_size", 0, TIB),

@@ -168,7 +168,7 @@ fn bad_files_are_refused_in_words() {
     storage("durability = \"Sync\"", &format!("durability is \"Sync\"; {sync}"));
     storage("durability = true", &format!("durability is true; {sync}"));
     storage("data_dir = \"\"", "data_dir is \"\"; expected a path");
-    let size = "expected a size from 1MiB to 4GiB";
+    let size = "expected a size from 1MiB to 1GiB";
     storage("segment_size = \"64MB\"", &format!("segment_size is \"64MB\"; {size}"));
     storage("segment_size = \"64 MiB\"", &format!("segment_size is \"64 MiB\"; {size}"));
     storage("segment_size = \"MiB\"", &format!("segment_size is \"MiB\"; {size}"));

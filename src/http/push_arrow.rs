@@ -45,9 +45,6 @@ pub(super) fn read(
     if let Some(unknown) = reader.unused().first() {
         return Err(unknown_column(&view, &entity, unknown));
     }
-    if reader.features().len() == 0 {
-        return Err(no_feature_column());
-    }
     let mut push = ArrowPush {
         slots: reader.features().filter_map(|index| slot(&view, index)).collect(),
         batch: WriteBatch::new(against.registry, against.engine.limits()),
@@ -72,6 +69,9 @@ pub(super) fn read(
     }
     push.places.into_result()?;
     check_count(against, push.rows)?;
+    if reader.features().len() == 0 {
+        return Err(no_feature_column());
+    }
     Ok(Prepared { batch: push.batch, nans })
 }
 

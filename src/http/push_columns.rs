@@ -47,9 +47,6 @@ pub(super) fn read(against: &Against<'_>, push: &ColumnsPush<'_>) -> Result<Prep
     let entity = Arc::clone(registry.entity_of(&view));
     let columns = Columns::sort(&view, &entity, push.columns)?;
     check_count(against, columns.rows)?;
-    if columns.features.is_empty() {
-        return Err(no_feature_column());
-    }
     let mut batch = WriteBatch::new(registry, engine.limits());
     let mut places = Places::default();
     let mut key = Vec::new();
@@ -84,6 +81,9 @@ pub(super) fn read(against: &Against<'_>, push: &ColumnsPush<'_>) -> Result<Prep
         }
     }
     places.into_result()?;
+    if columns.features.is_empty() {
+        return Err(no_feature_column());
+    }
     Ok(Prepared { batch, nans: 0 })
 }
 

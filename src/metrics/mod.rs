@@ -268,7 +268,7 @@ plain! {
     connections_accepted: Counter Counter "larder_connections_accepted_total"
         "Connections accepted.",
     connections_refused: Counter Counter "larder_connections_refused_total"
-        "Connections closed at once because `limits.connections` were open.",
+        "Connections refused because `limits.connections` were open; the first 256 beyond get a 503.",
 }
 
 impl Metrics {

@@ -118,7 +118,7 @@ const FAMILIES: &[Family] = &[
         name: "larder_request_duration_seconds",
         kind: "histogram",
         labels: "route, le",
-        help: "Time from the head of a request to the end of its answer, since start.",
+        help: "Time from the head of a request until its answer is built, since start.",
         write: |page| {
             for (route, snapshot) in page.latencies {
                 page.histogram(&[("route", route.as_str())], snapshot, &LATENCY_BUCKETS, NANOS);

@@ -49,8 +49,6 @@ routes! {
     EntityCount "entity_count",
     /// `GET /api/v1/services`.
     Services "services",
-    /// `DELETE /api/v1/entities/{type}/{id}` and `/api/v1/erasures`.
-    Erase "erase",
     /// `DELETE /api/v1/cache/invalidate/{id}`.
     Cache "cache",
     /// `POST /api/v1/load`.
