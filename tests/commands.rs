@@ -265,7 +265,8 @@ fn a_bad_file_is_refused_and_nothing_is_written() {
     let planes = flights("planes.parquet");
     load(text(&planes), "plane", &[]).expect(1, &["event_timestamp", "INVALID_VALUE"]);
     load(text(&planes), "plan", &at).expect(1, &["UNKNOWN_VIEW", "plane"]);
-    load(text(&planes), "plane", &["--event-time", "2999-01-01"]).expect(1, &["row 0, event_timestamp"]);
+    load(text(&planes), "plane", &["--event-time", "2999-01-01"])
+        .expect(1, &["row 0, event_timestamp"]);
     load(text(&planes), "plane", &["--project", "other", "--event-time", "2013-01-01"])
         .expect(1, &["other"]);
     larder(dir, &["get", "tailnum", "N10156", "--data", "data"]).expect(1, &["ENTITY_NOT_FOUND"]);
