@@ -24,7 +24,10 @@ pub struct ColdStates {
     /// Row by row, one per source of the plan.
     states: Vec<Option<Arc<[u8]>>>,
     read_disk: bool,
-    fallback: Option<String>,
+    /// Neither the tier nor history gave some state.
+    incomplete: bool,
+    /// What failed.
+    reason: Option<String>,
 }
 
 /// One state to be read: its place among the states, its row and its source.
@@ -48,8 +51,12 @@ impl ColdStates {
         self.read_disk
     }
 
-    pub(super) fn fallback(&self) -> Option<String> {
-        self.fallback.clone()
+    pub(super) fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
+    pub(super) fn reason(&self) -> Option<String> {
+        self.reason.clone()
     }
 
     fn set(&mut self, place: Place, state: Option<Arc<[u8]>>) {
@@ -114,7 +121,7 @@ impl Fetch<'_> {
                     }
                     HotRead::NeedsCold => cold.push(place),
                     HotRead::Rebuilding => {
-                        states.fallback = Some("the disk tier is being rebuilt".to_owned());
+                        states.reason = Some("the disk tier is being rebuilt".to_owned());
                         failed.push(place);
                     }
                 }
@@ -147,14 +154,14 @@ impl Fetch<'_> {
                     match found {
                         Ok(state) => states.set(place, state),
                         Err(reason) => {
-                            states.fallback = Some(reason);
+                            states.reason = Some(reason);
                             failed.push(place);
                         }
                     }
                 }
             }
             Err(problem) => {
-                states.fallback = Some(match problem.code {
+                states.reason = Some(match problem.code {
                     Code::DeadlineExceeded => {
                         format!("the disk tier took longer than {}", self.patience)
                     }
@@ -196,8 +203,9 @@ impl Fetch<'_> {
                 }
             }
             Err(problem) => {
-                let before = states.fallback.take().unwrap_or_default();
-                states.fallback = Some(format!("{before}; history did not answer: {problem}"));
+                let before = states.reason.take().unwrap_or_default();
+                states.incomplete = true;
+                states.reason = Some(format!("{before}; history did not answer: {problem}"));
             }
         }
     }

@@ -92,8 +92,10 @@ pub struct Answer<'a> {
 pub struct Outcome {
     /// Nothing was read from disk.
     pub cache_hit: bool,
-    /// Why history or defaults stood in, where they did.
-    pub fallback: Option<String>,
+    /// At least one default stands in because something failed, not because it was missing.
+    pub fallback: bool,
+    /// What failed, where history or defaults stood in.
+    pub fallback_reason: Option<String>,
 }
 
 /// Answers every row of `batch` as of `now`, row by row, columns in the plan's order. Reads memory
@@ -125,7 +127,11 @@ pub(super) fn answer(
         }
         answer_row(&plan.plan, &states, now, |column, answer| emit(row, column, answer));
     }
-    Outcome { cache_hit: !cold.read_disk(), fallback: cold.fallback() }
+    Outcome {
+        cache_hit: !cold.read_disk(),
+        fallback: cold.is_incomplete(),
+        fallback_reason: cold.reason(),
+    }
 }
 
 /// Reads a state that was checked when it entered the store.

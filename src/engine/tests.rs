@@ -151,7 +151,8 @@ impl Store {
         let outcome = engine.answer(&plan, &batch, &cold, engine.now(), |_, _, answer| {
             answers.push((answer.status, answer.value.map(|value| value.to_owned())));
         });
-        (answers, outcome.fallback)
+        assert!(!outcome.fallback, "history answers, so no default stands in");
+        (answers, outcome.fallback_reason)
     }
 
     async fn then(&self, user: &str, seconds: i64) -> Vec<(Status, Option<Value>)> {

@@ -134,9 +134,9 @@ impl<'a> ColumnarAnswer<'a> {
             ("missing".to_owned(), self.tally.missing.to_string()),
             ("not_found".to_owned(), self.not_found.to_string()),
             ("cache_hit".to_owned(), outcome.cache_hit.to_string()),
-            ("fallback".to_owned(), outcome.fallback.is_some().to_string()),
+            ("fallback".to_owned(), outcome.fallback.to_string()),
         ]);
-        if let Some(reason) = &outcome.fallback {
+        if let Some(reason) = &outcome.fallback_reason {
             said.insert("fallback_reason".to_owned(), reason.clone());
         }
         said
@@ -333,7 +333,7 @@ mod tests {
         out.push(1, &answer(Some(ValueRef::Array(array.borrowed()))));
         out.push(0, &answer(None));
         out.push(1, &answer(None));
-        let outcome = Outcome { cache_hit: true, fallback: None };
+        let outcome = Outcome { cache_hit: true, fallback: false, fallback_reason: None };
         let at = EventTime::from_micros(0);
         let metadata = Metadata { started: Stopwatch::start(), at, outcome: &outcome };
         out.finish(format, &metadata).unwrap()

@@ -105,7 +105,7 @@ impl Found {
             }
             Source::History(answers) => {
                 answers.for_each(|row, column, answer| emit(row, column, &answer));
-                Outcome { cache_hit: false, fallback: None }
+                Outcome { cache_hit: false, fallback: false, fallback_reason: None }
             }
         }
     }

@@ -32,25 +32,23 @@ impl Metadata<'_> {
         counts(out);
         out.extend_from_slice(b",\"cache_hit\":");
         out.extend_from_slice(if self.outcome.cache_hit { b"true" } else { b"false" });
-        match &self.outcome.fallback {
-            None => out.extend_from_slice(b",\"fallback\":false}"),
-            Some(reason) => {
-                out.extend_from_slice(b",\"fallback\":true,\"fallback_reason\":");
-                json::write_string(reason, out);
-                out.push(b'}');
-            }
+        out.extend_from_slice(b",\"fallback\":");
+        out.extend_from_slice(if self.outcome.fallback { b"true" } else { b"false" });
+        if let Some(reason) = &self.outcome.fallback_reason {
+            out.extend_from_slice(b",\"fallback_reason\":");
+            json::write_string(reason, out);
         }
+        out.push(b'}');
     }
 }
 
-/// Refuses what was answered with something standing in, if the request is `strict` about that.
+/// Refuses what was answered with a default standing in for a failure, if the request is `strict` about that.
 pub(super) fn check_strict(strict: bool, outcome: &Outcome) -> Result<(), Problem> {
-    match &outcome.fallback {
-        Some(reason) if strict => {
-            Err(Problem::new(Code::Overloaded, format!("the lookup fell back: {reason}")))
-        }
-        _ => Ok(()),
+    if !strict || !outcome.fallback {
+        return Ok(());
     }
+    let reason = outcome.fallback_reason.as_deref().unwrap_or_default();
+    Err(Problem::new(Code::Overloaded, format!("the lookup fell back: {reason}")))
 }
 
 /// How many values were asked for and what became of them.
@@ -73,7 +71,7 @@ impl Tally {
         metrics.features_asked.add(self.asked);
         metrics.features_missing.add(self.missing);
         metrics.features_defaulted.add(self.defaulted);
-        if outcome.fallback.is_some() {
+        if outcome.fallback_reason.is_some() {
             metrics.lookups_fallen_back.increment();
         }
     }
@@ -333,7 +331,7 @@ mod tests {
         let mut answer = OneAnswer::new(b"{\"entity_id\":1".to_vec(), &columns, ALL);
         answer.push(0, &HERE);
         answer.push(1, &OLD);
-        let outcome = Outcome { cache_hit: true, fallback: None };
+        let outcome = Outcome { cache_hit: true, fallback: false, fallback_reason: None };
         let at = EventTime::from_micros(0);
         let out = answer.finish(&Metadata { started: Stopwatch::start(), at, outcome: &outcome });
         let expected = concat!(
@@ -357,7 +355,8 @@ mod tests {
         answer.push(1, &OLD);
         answer.push(0, &GONE);
         answer.push(1, &GONE);
-        let outcome = Outcome { cache_hit: false, fallback: Some("slow \"disk\"".into()) };
+        let fallback_reason = Some("slow \"disk\"".into());
+        let outcome = Outcome { cache_hit: false, fallback: true, fallback_reason };
         let at = EventTime::from_micros(0);
         let out = answer.finish(&Metadata { started: Stopwatch::start(), at, outcome: &outcome });
         let expected = concat!(

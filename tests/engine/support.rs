@@ -128,7 +128,7 @@ pub(crate) async fn falls_back(
     batch: &Arc<Batch>,
 ) -> bool {
     let cold = engine.fetch_cold(plan, batch, deadline()).await;
-    engine.answer(plan, batch, &cold, engine.now(), |_, _, _| {}).fallback.is_some()
+    engine.answer(plan, batch, &cold, engine.now(), |_, _, _| {}).fallback_reason.is_some()
 }
 
 fn deadline() -> Deadline {
