@@ -26,6 +26,9 @@ use crate::time::{Span, Stopwatch};
 /// How often rows of the disk tier are moved out of memory.
 const MOVE_EVERY: Duration = Duration::from_millis(200);
 
+/// Rows written to a checkpoint under one pin of their map.
+const ROWS_PER_PIN: usize = 1024;
+
 /// The threads beside the writer.
 pub(super) struct Maintenance {
     threads: Vec<(Sender<()>, JoinHandle<()>)>,
@@ -226,9 +229,15 @@ impl Checkpointer {
         let covered = self.shared.visible();
         let mut generation = self.checkpoints.begin(self.shared.history.store(), covered)?;
         for (view, map) in self.shared.stores.online.views() {
-            let map = map.pin();
-            for (key, state) in map.iter() {
-                generation.add(view, key, state)?;
+            // Keys first: as long as a pin is held, rows that are replaced meanwhile stay in memory.
+            let keys: Vec<Box<[u8]>> = map.pin().iter().map(|(key, _)| key.into()).collect();
+            for some in keys.chunks(ROWS_PER_PIN) {
+                let map = map.pin();
+                for key in some {
+                    if let Some(state) = map.get(key) {
+                        generation.add(view, key, state)?;
+                    }
+                }
             }
         }
         // Before the checkpoint counts, what is in it must be durable in history, and its
