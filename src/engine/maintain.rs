@@ -229,7 +229,7 @@ impl Checkpointer {
         let covered = self.shared.visible();
         let mut generation = self.checkpoints.begin(self.shared.history.store(), covered)?;
         for (view, map) in self.shared.stores.online.views() {
-            // Keys first: as long as a pin is held, rows that are replaced meanwhile stay in memory.
+            // Keys first: while a pin is held, rows that are replaced meanwhile stay in memory.
             let keys: Vec<Box<[u8]>> = map.pin().iter().map(|(key, _)| key.into()).collect();
             for some in keys.chunks(ROWS_PER_PIN) {
                 let map = map.pin();

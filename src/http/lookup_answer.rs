@@ -42,7 +42,8 @@ impl Metadata<'_> {
     }
 }
 
-/// Refuses what was answered with a default standing in for a failure, if the request is `strict` about that.
+/// Refuses what was answered with a default standing in for a failure, if the request is `strict`
+/// about that.
 pub(super) fn check_strict(strict: bool, outcome: &Outcome) -> Result<(), Problem> {
     if !strict || !outcome.fallback {
         return Ok(());
