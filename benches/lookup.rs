@@ -58,7 +58,7 @@ fn lookups(criterion: &mut Criterion) {
     criterion.bench_function("plan of 10 features, compiled before", |bencher| {
         bencher.iter(|| engine.plan(store::PROJECT, black_box(&ask())));
     });
-    for rows in [1, 100] {
+    for rows in [1_usize, 100] {
         criterion.bench_function(&format!("answer {rows} x 10 float64"), |bencher| {
             let mut user: u64 = 0;
             let now = engine.now();
@@ -69,7 +69,7 @@ fn lookups(criterion: &mut Criterion) {
                     batch.push_row(&[&user.to_be_bytes()]);
                 }
                 let mut sum = 0.0;
-                engine.answer(&plan, &batch, &ColdStates::none(), now, |_, _, answer| {
+                plan.answer(&batch, 0..rows, &ColdStates::none(), now, |_, _, answer| {
                     if let Some(ValueRef::Float64(value)) = answer.value {
                         sum += value;
                     }

@@ -4,7 +4,7 @@
 //! It does not know the online map; what is newer, fresh or a default is decided by the same code
 //! as for "now".
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::archive::{Encoder, RowRef};
@@ -41,14 +41,15 @@ pub struct AsOfAnswers {
 }
 
 impl AsOfAnswers {
-    /// Gives every answer in order: row, column, answer.
-    pub fn for_each(&self, mut emit: impl FnMut(usize, usize, Answer<'_>)) {
+    /// Gives the answers of these rows in order: row, column, answer.
+    pub fn answer(&self, rows: Range<usize>, mut emit: impl FnMut(usize, usize, Answer<'_>)) {
         let plan = &self.ask.plan.plan;
         let sources = plan.sources.len();
-        for (row, now) in self.ask.times.iter().enumerate() {
+        for row in rows {
             let bytes = &self.states[row * sources..(row + 1) * sources];
             let states: Vec<_> = bytes.iter().map(|bytes| bytes.as_deref().map(state)).collect();
-            answer_row(plan, &states, *now, |column, answer| emit(row, column, answer));
+            let now = self.ask.times[row];
+            answer_row(plan, &states, now, |column, answer| emit(row, column, answer));
         }
     }
 }

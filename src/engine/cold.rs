@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::engine::as_of::Fold;
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
-use crate::engine::lookup::{Batch, LookupPlan};
+use crate::engine::lookup::{Batch, LookupPlan, Outcome};
 use crate::engine::pool::Pool;
 use crate::engine::shared::Shared;
 use crate::engine::stores::{SharedTier, Store};
@@ -47,16 +47,13 @@ impl ColdStates {
         self.states.get(row * self.sources + source)?.as_deref()
     }
 
-    pub(super) fn read_disk(&self) -> bool {
-        self.read_disk
-    }
-
-    pub(super) fn is_incomplete(&self) -> bool {
-        self.incomplete
-    }
-
-    pub(super) fn reason(&self) -> Option<String> {
-        self.reason.clone()
+    /// How the lookup that read them went.
+    pub fn outcome(&self) -> Outcome {
+        Outcome {
+            cache_hit: !self.read_disk,
+            fallback: self.incomplete,
+            fallback_reason: self.reason.clone(),
+        }
     }
 
     fn set(&mut self, place: Place, state: Option<Arc<[u8]>>) {

@@ -3,6 +3,7 @@
 //! It does not know how an answer is written, nor reads files: rows of the disk tier are fetched
 //! first, by `cold`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::archive::StateRef;
@@ -33,7 +34,49 @@ impl LookupPlan {
     pub fn has_disk_tier(&self) -> bool {
         self.stores.iter().any(|store| matches!(store, Store::Disk(..)))
     }
+
+    /// Answers these rows of `batch` as of `now`, row by row, columns in the plan's order. Reads
+    /// memory only and never blocks.
+    pub fn answer(
+        &self,
+        batch: &Batch,
+        rows: Range<usize>,
+        cold: &ColdStates,
+        now: EventTime,
+        mut emit: impl FnMut(usize, usize, Answer<'_>),
+    ) {
+        let pinned: Vec<_> = self
+            .stores
+            .iter()
+            .map(|store| match store {
+                Store::Memory(map) => Some(map.pin()),
+                Store::Disk(..) => None,
+            })
+            .collect();
+        let sources = &self.plan.sources;
+        let mut states = Vec::with_capacity(sources.len() * rows.len().min(ROWS_AT_ONCE));
+        for first in rows.clone().step_by(ROWS_AT_ONCE) {
+            let some = first..rows.end.min(first + ROWS_AT_ONCE);
+            states.clear();
+            for row in some.clone() {
+                for (index, source) in sources.iter().enumerate() {
+                    let bytes = match &pinned[index] {
+                        Some(map) => map.get(batch.key(row, source.role)),
+                        None => cold.state(row, index),
+                    };
+                    states.push(bytes.map(state));
+                }
+            }
+            for (row, states) in some.zip(states.chunks(sources.len().max(1))) {
+                answer_row(&self.plan, states, now, |column, answer| emit(row, column, answer));
+            }
+        }
+    }
 }
+
+/// Rows found before the first of them is answered. They lie all over memory, and a processor
+/// waits for several at once only where nothing else stands between them.
+const ROWS_AT_ONCE: usize = 16;
 
 /// The entity keys of a lookup: per row one encoded key for each role of the plan, in its order.
 #[derive(Clone, Debug)]
@@ -48,6 +91,20 @@ impl Batch {
     /// An empty batch for a plan with `roles` roles.
     pub fn new(roles: usize) -> Self {
         Self { roles, bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Adds the next key of the row under way, as `write` appends it: one for each role, in order.
+    ///
+    /// # Errors
+    /// What `write` says; the batch is then as it was.
+    pub fn push_key<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let start = self.bytes.len();
+        write(&mut self.bytes).inspect_err(|_| self.bytes.truncate(start))?;
+        self.ends.push(self.bytes.len());
+        Ok(())
     }
 
     /// Adds a row.
@@ -96,42 +153,6 @@ pub struct Outcome {
     pub fallback: bool,
     /// What failed, where history or defaults stood in.
     pub fallback_reason: Option<String>,
-}
-
-/// Answers every row of `batch` as of `now`, row by row, columns in the plan's order. Reads memory
-/// only and never blocks.
-pub(super) fn answer(
-    plan: &LookupPlan,
-    batch: &Batch,
-    cold: &ColdStates,
-    now: EventTime,
-    mut emit: impl FnMut(usize, usize, Answer<'_>),
-) -> Outcome {
-    let pinned: Vec<_> = plan
-        .stores
-        .iter()
-        .map(|store| match store {
-            Store::Memory(map) => Some(map.pin()),
-            Store::Disk(..) => None,
-        })
-        .collect();
-    let mut states: Vec<Option<StateRef<'_>>> = Vec::with_capacity(pinned.len());
-    for row in 0..batch.rows() {
-        states.clear();
-        for (index, source) in plan.plan.sources.iter().enumerate() {
-            let bytes = match &pinned[index] {
-                Some(map) => map.get(batch.key(row, source.role)),
-                None => cold.state(row, index),
-            };
-            states.push(bytes.map(state));
-        }
-        answer_row(&plan.plan, &states, now, |column, answer| emit(row, column, answer));
-    }
-    Outcome {
-        cache_hit: !cold.read_disk(),
-        fallback: cold.is_incomplete(),
-        fallback_reason: cold.reason(),
-    }
 }
 
 /// Reads a state that was checked when it entered the store.
@@ -196,3 +217,14 @@ pub(super) fn shape(project: ProjectId, ask: &Ask<'_>) -> Box<[u8]> {
 
 /// The plans the doors asked for, by shape.
 pub(super) type Plans = quick_cache::sync::Cache<Box<[u8]>, Arc<LookupPlan>>;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A plan that asks for nothing.
+    pub(crate) fn plan(revision: u64) -> LookupPlan {
+        let plan = Plan { revision, roles: vec![], sources: vec![], columns: vec![] };
+        LookupPlan { plan, stores: vec![] }
+    }
+}

@@ -65,7 +65,7 @@ use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
 use crate::engine::listing::PageAsk;
 use crate::engine::load::{LoadOptions, Loaded, Loader};
-use crate::engine::lookup::{Answer, Batch, LookupPlan, Outcome, Plans};
+use crate::engine::lookup::{Batch, LookupPlan, Plans};
 use crate::engine::maintain::Maintenance;
 use crate::engine::pool::Pool;
 use crate::engine::queue::{Job, Queue, Reply, WriteJob, stopped};
@@ -233,19 +233,6 @@ impl Engine {
         let registry = self.shared.registry.load();
         let views = registry.all_views().filter(|view| view.entity == entity);
         views.map(|view| u64::from(tier.tier.invalidate(view.id, key))).sum()
-    }
-
-    /// Answers every row of `batch` as of `now`, row by row, columns in the plan's order. Reads
-    /// memory only and never blocks.
-    pub fn answer(
-        &self,
-        plan: &LookupPlan,
-        batch: &Batch,
-        cold: &ColdStates,
-        now: EventTime,
-        emit: impl FnMut(usize, usize, Answer<'_>),
-    ) -> Outcome {
-        lookup::answer(plan, batch, cold, now, emit)
     }
 
     /// Reads features as they stood.

@@ -127,7 +127,7 @@ impl Store {
         let mut batch = Batch::new(1);
         batch.push_row(&[&user_key(user)]);
         let mut answers = Vec::new();
-        engine.answer(&plan, &batch, &ColdStates::none(), engine.now(), |_, _, answer| {
+        plan.answer(&batch, 0..1, &ColdStates::none(), engine.now(), |_, _, answer| {
             answers.push((answer.status, answer.value.map(|value| value.to_owned())));
         });
         answers
@@ -148,9 +148,10 @@ impl Store {
         let batch = Arc::new(batch);
         let cold = engine.fetch_cold(&plan, &batch, Deadline::after(Span::from_seconds(30))).await;
         let mut answers = Vec::new();
-        let outcome = engine.answer(&plan, &batch, &cold, engine.now(), |_, _, answer| {
+        plan.answer(&batch, 0..1, &cold, engine.now(), |_, _, answer| {
             answers.push((answer.status, answer.value.map(|value| value.to_owned())));
         });
+        let outcome = cold.outcome();
         assert!(!outcome.fallback, "history answers, so no default stands in");
         (answers, outcome.fallback_reason)
     }
@@ -168,7 +169,7 @@ impl Store {
         let ask = AsOf { plan, batch, times, known_at: None };
         let deadline = Deadline::after(Span::from_seconds(30));
         let mut answers = Vec::new();
-        self.engine().as_of(ask, deadline).await.unwrap().for_each(|_, _, answer| {
+        self.engine().as_of(ask, deadline).await.unwrap().answer(0..1, |_, _, answer| {
             answers.push((answer.status, answer.value.map(|value| value.to_owned())));
         });
         answers

@@ -3,13 +3,18 @@
 //!
 //! It does not know rows or stores.
 
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
-use crate::engine::lookup::{Batch, LookupPlan};
+use crate::engine::lookup::Batch;
 use crate::http::arrow_answer::ColumnarAnswer;
+use crate::http::asked::{Asked, IdField};
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
@@ -55,12 +60,29 @@ struct MixedBody<'a> {
 pub(super) async fn handle(mut call: Call) -> Answered {
     let deadline = call.deadline()?;
     let body = call.body().await?;
+    let engine = call.engine()?;
+    let registry = engine.registry();
+    let project = call.project(&registry)?;
+    let before = call.door.lookups.find(registry.revision(), project, (IdField::Many, &body));
+    // Ids that cannot be read are refused as in a body that was never seen.
+    if let Some((asked, ids)) = before
+        && let Ok(batch) = rows(&asked, &vec![ids; asked.plan.plan.roles.len()], engine.limits())
+    {
+        return write_answer(&call, &asked, (batch, When::Now), deadline).await;
+    }
     let request: BatchBody<'_> = body::json(&body)?;
     if request.requests.is_some() {
         let request: MixedBody<'_> = body::json(&body)?;
         return Ok(respond(Format::Json, mixed(&call, &request, deadline).await?));
     }
-    answer(&call, &request, deadline).await
+    let (answer, asked) = answer(&call, &request, deadline).await?;
+    if let Some(ids) = request.entity_ids
+        && request.as_of.is_none()
+        && request.min_sequence.is_none()
+    {
+        call.door.lookups.keep(project, (IdField::Many, &body), ids, &asked);
+    }
+    Ok(answer)
 }
 
 async fn mixed(
@@ -80,7 +102,7 @@ async fn mixed(
             out.push(b',');
         }
         let answered = online::answer(call, request, &mut values, deadline).await;
-        let one = answered.map_err(|mut problem| {
+        let (one, _) = answered.map_err(|mut problem| {
             problem.detail = format!("requests[{index}]: {}", problem.detail);
             problem
         })?;
@@ -90,7 +112,11 @@ async fn mixed(
     Ok(out)
 }
 
-async fn answer(call: &Call, request: &BatchBody<'_>, deadline: Deadline) -> Answered {
+async fn answer(
+    call: &Call,
+    request: &BatchBody<'_>,
+    deadline: Deadline,
+) -> Result<(Response<Body>, Arc<Asked>), Problem> {
     let engine = call.engine()?;
     let limits = engine.limits();
     let wanted = request.wanted(limits)?;
@@ -101,33 +127,45 @@ async fn answer(call: &Call, request: &BatchBody<'_>, deadline: Deadline) -> Ans
     lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
     let project = call.project(&engine.registry())?;
     let plan = wanted.plan(engine, project, when.purpose())?;
-    let batch = rows(&plan, &whose.by_role(engine, project, &plan)?, limits)?;
+    let asked = Arc::new(Asked::new(&wanted, plan));
+    let batch = rows(&asked, &whose.by_role(engine, project, &asked.plan)?, limits)?;
+    let answer = write_answer(call, &asked, (batch, when), deadline).await?;
+    Ok((answer, asked))
+}
+
+async fn write_answer(
+    call: &Call,
+    asked: &Asked,
+    (batch, when): (Batch, When),
+    deadline: Deadline,
+) -> Answered {
+    let engine = call.engine()?;
     let count = batch.rows();
-    check_values(&plan.plan, count, 0, limits)?;
-    let found = lookup::find(engine, &plan, batch, when, deadline).await?;
-    let columns = &plan.plan.columns;
-    let metadata = |outcome| Metadata { started: call.started, at: found.at, outcome };
+    check_values(asked.values_per_row, count, 0, engine.limits())?;
+    let found = lookup::find(engine, &asked.plan, batch, when, deadline).await?;
+    let outcome = found.outcome();
+    check_strict(asked.strict, &outcome)?;
+    let metadata = Metadata { started: call.started, at: found.at, outcome: &outcome };
     match call.accepts() {
         format @ (Format::Arrow | Format::Parquet) => {
-            let mut answer = ColumnarAnswer::new(columns, count, wanted.include);
-            let outcome = found.for_each(|_, column, value| answer.push(column, value));
-            check_strict(wanted.strict, &outcome)?;
+            let columns = &asked.plan.plan.columns;
+            let mut answer = ColumnarAnswer::new(columns, count, asked.include);
+            found.for_each(|_, column, value| answer.push(column, value)).await;
             answer.tally.record(&outcome, engine.metrics());
-            Ok(respond(format, answer.finish(format, &metadata(&outcome))?))
+            Ok(respond(format, answer.finish(format, &metadata)?))
         }
         Format::Json | Format::Toml => {
-            let mut answer = ManyAnswers::new(columns, count, wanted.include);
-            let outcome = found.for_each(|_, column, value| answer.push(column, value));
-            check_strict(wanted.strict, &outcome)?;
+            let mut answer = ManyAnswers::new(&asked.names, count, asked.include);
+            found.for_each(|_, column, value| answer.push(column, value)).await;
             answer.tally.record(&outcome, engine.metrics());
-            Ok(respond(Format::Json, answer.finish(&metadata(&outcome))))
+            Ok(respond(Format::Json, answer.finish(&metadata)))
         }
     }
 }
 
 /// The rows that lists of ids give, one list per role.
-fn rows(plan: &LookupPlan, lists: &[&RawValue], limits: &Limits) -> Result<Batch, Problem> {
-    let roles = &plan.plan.roles;
+fn rows(asked: &Asked, lists: &[&RawValue], limits: &Limits) -> Result<Batch, Problem> {
+    let roles = &asked.plan.plan.roles;
     let mut ids: Vec<Vec<&RawValue>> = Vec::with_capacity(roles.len());
     for (role, list) in roles.iter().zip(lists) {
         let read = serde_json::from_str(list.get());
@@ -146,26 +184,9 @@ fn rows(plan: &LookupPlan, lists: &[&RawValue], limits: &Limits) -> Result<Batch
         return Err(too_many(count, "entities", "entities_per_request", limit));
     }
     let mut batch = Batch::new(roles.len());
-    let mut key = Vec::with_capacity(64);
     for row in 0..count {
-        key.clear();
-        let mut ends = Vec::with_capacity(roles.len());
-        for (role, list) in roles.iter().zip(&ids) {
-            entity_key::append_json(&role.entity, list[row], limits, &mut key)
-                .map_err(|mistake| mistake.problem(&role.entity, Some(row)))?;
-            ends.push(key.len());
-        }
-        push_row(&mut batch, &key, &ends);
+        let of_row = ids.iter().map(|list| list[row]);
+        entity_key::push_row(&mut batch, roles, of_row, (Some(row), limits))?;
     }
     Ok(batch)
-}
-
-/// Adds a row whose keys lie one after another.
-pub(super) fn push_row(batch: &mut Batch, keys: &[u8], ends: &[usize]) {
-    if let [end] = ends {
-        return batch.push_row(&[&keys[..*end]]);
-    }
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    let keys: Vec<&[u8]> = starts.zip(ends).map(|(start, end)| &keys[start..*end]).collect();
-    batch.push_row(&keys);
 }

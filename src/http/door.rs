@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use crate::engine::Engine;
 use crate::engine::error::Problem;
+use crate::http::asked::Lookups;
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics};
 use crate::time::Clock;
@@ -19,6 +20,8 @@ pub struct Door {
     engine: OnceLock<Arc<Engine>>,
     draining: AtomicBool,
     definition_notes: ArcSwap<Vec<String>>,
+    /// What lookups asked before.
+    pub(super) lookups: Lookups,
     /// The limits of requests.
     pub limits: Limits,
     /// Counts and times what is answered.
@@ -34,6 +37,7 @@ impl Door {
             engine: OnceLock::new(),
             draining: AtomicBool::new(false),
             definition_notes: ArcSwap::default(),
+            lookups: Lookups::default(),
             limits,
             metrics,
             clock,

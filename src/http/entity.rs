@@ -75,7 +75,8 @@ pub(super) async fn handle(call: Call) -> Answered {
     batch.push_row(&[&key]);
     let found = lookup::find(engine, &plan, batch, When::Now, deadline).await?;
     let mut answer = EntityAnswer::new(&registry, &plan.plan);
-    let outcome = found.for_each(|_, column, value| answer.push(column, value));
+    found.for_each(|_, column, value| answer.push(column, value)).await;
+    let outcome = found.outcome();
     if !answer.found {
         return Err(not_found(entity, &key));
     }

@@ -6,12 +6,14 @@
 use serde_json::value::RawValue;
 
 use crate::engine::error::{Place, Problem};
+use crate::engine::lookup::Batch;
 use crate::http::call::decode_segment;
 use crate::http::text::Pairs;
 use crate::limits::Limits;
 use crate::metrics::Code;
 use crate::registry::model::{EntityType, JoinKey};
 use crate::registry::nearest::hint;
+use crate::registry::plan::Role;
 use crate::value::json::shorten;
 use crate::value::key::{self, KeyError};
 
@@ -57,6 +59,22 @@ pub(super) fn append_json(
         },
     }
     check_length(out.len() - start, limits)
+}
+
+/// Adds a row to `batch`: for each role, in order, the key that its JSON value gives. `index` is
+/// that of the row where the request has several.
+pub(super) fn push_row<'j>(
+    batch: &mut Batch,
+    roles: &[Role],
+    ids: impl IntoIterator<Item = &'j RawValue>,
+    (index, limits): (Option<usize>, &Limits),
+) -> Result<(), Problem> {
+    for (role, id) in roles.iter().zip(ids) {
+        batch
+            .push_key(|key| append_json(&role.entity, id, limits, key))
+            .map_err(|mistake| mistake.problem(&role.entity, index))?;
+    }
+    Ok(())
 }
 
 /// Appends one part.

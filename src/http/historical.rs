@@ -13,6 +13,7 @@ use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Batch, LookupPlan};
 use crate::http::arrow_answer::ColumnarAnswer;
+use crate::http::asked::Names;
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::historical_columns;
@@ -20,7 +21,7 @@ use crate::http::historical_rows::{self, HistoricalRow};
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata};
 use crate::http::lookup_request::{
-    Said, Wanted, check_values, lookup_body, read_optional_time, too_many,
+    Said, Wanted, check_values, lookup_body, read_optional_time, too_many, values_per_row,
 };
 use crate::http::openapi::{HistoricalRequest, ProblemAnswer, RowsAnswer};
 use crate::http::push::off_the_lookups;
@@ -166,21 +167,23 @@ async fn answer(
     let engine = call.engine()?;
     let known_at = known_at.map(|time| ArrivalTime::from_micros(time.micros()));
     let rows = spine.times.len();
-    check_values(&plan.plan, rows, 0, engine.limits())?;
+    let columns = &plan.plan.columns;
+    check_values(values_per_row(columns), rows, 0, engine.limits())?;
     let when = When::Each { times: spine.times, known_at };
     let found = lookup::find(engine, plan, spine.batch, when, deadline).await?;
-    let columns = &plan.plan.columns;
-    let metadata = |outcome| Metadata { started: call.started, at: found.at, outcome };
+    let outcome = found.outcome();
+    let metadata = Metadata { started: call.started, at: found.at, outcome: &outcome };
     match call.accepts() {
         format @ (Format::Arrow | Format::Parquet) => {
             let mut answer = ColumnarAnswer::new(columns, rows, wanted.include);
-            let outcome = found.for_each(|_, column, value| answer.push(column, value));
-            Ok(respond(format, answer.finish(format, &metadata(&outcome))?))
+            found.for_each(|_, column, value| answer.push(column, value)).await;
+            Ok(respond(format, answer.finish(format, &metadata)?))
         }
         Format::Json | Format::Toml => {
-            let mut answer = ManyAnswers::new(columns, rows, wanted.include);
-            let outcome = found.for_each(|_, column, value| answer.push(column, value));
-            Ok(respond(Format::Json, answer.finish(&metadata(&outcome))))
+            let names = Names::new(columns);
+            let mut answer = ManyAnswers::new(&names, rows, wanted.include);
+            found.for_each(|_, column, value| answer.push(column, value)).await;
+            Ok(respond(Format::Json, answer.finish(&metadata)))
         }
     }
 }

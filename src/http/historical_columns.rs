@@ -8,7 +8,6 @@ use bytes::Bytes;
 use crate::engine::error::{Place, Problem};
 use crate::engine::lookup::{Batch, LookupPlan};
 use crate::http::arrow_body::Batches;
-use crate::http::batch::push_row;
 use crate::http::call::Format;
 use crate::http::entity_key;
 use crate::http::historical::{Spine, check_rows};
@@ -37,7 +36,6 @@ pub(super) fn read(
     let mut batches = Batches::open(format, body)?;
     let readers = readers(roles, &batches.schema, unit)?;
     let mut spine = Spine { batch: Batch::new(roles.len()), times: Vec::new() };
-    let mut key = Vec::new();
     while let Some(batch) = batches.next() {
         let batch = batch?;
         let before = spine.times.len();
@@ -47,18 +45,16 @@ pub(super) fn read(
             rows.push(reader.rows(&batch).map_err(|error| batches.unreadable(&error))?);
         }
         for row in 0..batch.num_rows() {
-            key.clear();
-            let mut ends = Vec::with_capacity(rows.len());
             for (role, of_role) in roles.iter().zip(&rows) {
-                let start = key.len();
-                of_role.key(row, &mut key).map_err(|(part, error)| {
-                    wrong(&role.entity.join_keys[part].name, before + row, error)
+                spine.batch.push_key(|key| {
+                    let start = key.len();
+                    of_role.key(row, key).map_err(|(part, error)| {
+                        wrong(&role.entity.join_keys[part].name, before + row, error)
+                    })?;
+                    entity_key::check_length(key.len() - start, limits)
+                        .map_err(|mistake| mistake.problem(&role.entity, Some(before + row)))
                 })?;
-                entity_key::check_length(key.len() - start, limits)
-                    .map_err(|mistake| mistake.problem(&role.entity, Some(before + row)))?;
-                ends.push(key.len());
             }
-            push_row(&mut spine.batch, &key, &ends);
             let time = rows.first().map(|of_role| of_role.time(row));
             match time.unwrap_or(Ok(None)) {
                 Ok(Some(time)) => spine.times.push(time),

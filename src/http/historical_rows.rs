@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 use crate::engine::Engine;
 use crate::engine::error::{Place, Problem};
 use crate::engine::lookup::{Batch, LookupPlan};
-use crate::http::batch::push_row;
 use crate::http::body::malformed;
 use crate::http::entity_key;
 use crate::http::historical::{Spine, check_rows};
@@ -18,7 +17,6 @@ use crate::ids::ProjectId;
 use crate::limits::Limits;
 use crate::metrics::Code;
 use crate::registry::nearest::hint;
-use crate::registry::plan::Role;
 use crate::time::{EventTime, TimeUnit};
 use crate::value::json;
 
@@ -48,7 +46,6 @@ pub(super) fn of_rows(
 ) -> Result<Spine, Problem> {
     let roles = &plan.plan.roles;
     let mut spine = Spine { batch: Batch::new(roles.len()), times: Vec::with_capacity(rows.len()) };
-    let mut key = Vec::new();
     for (index, row) in rows.iter().enumerate() {
         let in_row = |mut problem: Problem| {
             problem.detail = format!("row {index}: {}", problem.detail);
@@ -59,7 +56,7 @@ pub(super) fn of_rows(
         let only = only.map(|role| &*role.name);
         let whose = Whose::new(only, ("entity_id", row.entity_id), row.entities.as_ref());
         let ids = whose.and_then(|whose| whose.by_role(engine, project, plan)).map_err(in_row)?;
-        append(&mut spine.batch, &mut key, (roles, &ids), (engine.limits(), index))?;
+        entity_key::push_row(&mut spine.batch, roles, ids, (Some(index), engine.limits()))?;
         spine.times.push(time(row.timestamp, unit, index)?);
     }
     Ok(spine)
@@ -106,10 +103,9 @@ pub(super) fn of_columns(
     check_rows(times.len(), limits)?;
     let mut spine =
         Spine { batch: Batch::new(roles.len()), times: Vec::with_capacity(times.len()) };
-    let mut key = Vec::new();
     for (index, at) in times.iter().enumerate() {
-        let row: Vec<&RawValue> = ids.iter().map(|column| column[index]).collect();
-        append(&mut spine.batch, &mut key, (roles, &row), (limits, index))?;
+        let row = ids.iter().map(|column| column[index]);
+        entity_key::push_row(&mut spine.batch, roles, row, (Some(index), limits))?;
         spine.times.push(time(at, unit, index)?);
     }
     Ok(spine)
@@ -120,23 +116,6 @@ fn column<'a>(columns: &Pairs<'a>, name: &str) -> Result<Option<Vec<&'a RawValue
     serde_json::from_str(raw.get())
         .map(Some)
         .map_err(|_| malformed(format!("column \"{name}\" is not a list of values")))
-}
-
-fn append(
-    batch: &mut Batch,
-    key: &mut Vec<u8>,
-    (roles, ids): (&[Role], &[&RawValue]),
-    (limits, index): (&Limits, usize),
-) -> Result<(), Problem> {
-    key.clear();
-    let mut ends = Vec::with_capacity(roles.len());
-    for (role, id) in roles.iter().zip(ids) {
-        entity_key::append_json(&role.entity, id, limits, key)
-            .map_err(|mistake| mistake.problem(&role.entity, Some(index)))?;
-        ends.push(key.len());
-    }
-    push_row(batch, key, &ends);
-    Ok(())
 }
 
 fn time(raw: &RawValue, unit: Option<TimeUnit>, index: usize) -> Result<EventTime, Problem> {

@@ -14,6 +14,9 @@ use crate::ids::Sequence;
 use crate::registry::resolve::Purpose;
 use crate::time::{ArrivalTime, EventTime};
 
+/// Values answered in one go: about a quarter of a millisecond.
+const VALUES_AT_ONCE: usize = 16_384;
+
 /// Which instants are asked about.
 pub(super) enum When {
     /// This moment.
@@ -39,11 +42,12 @@ pub(super) struct Found {
     /// The instant it holds at; for many instants, now.
     pub(super) at: EventTime,
     plan: Arc<LookupPlan>,
+    rows: usize,
     source: Source,
 }
 
 enum Source {
-    Online { engine: Arc<Engine>, batch: Arc<Batch>, cold: ColdStates },
+    Online { batch: Arc<Batch>, cold: ColdStates },
     History(AsOfAnswers),
 }
 
@@ -58,7 +62,7 @@ pub(super) async fn find(
     when: When,
     deadline: Deadline,
 ) -> Result<Found, Problem> {
-    let plan = Arc::clone(plan);
+    let (plan, rows) = (Arc::clone(plan), batch.rows());
     let (at, times, known_at) = match when {
         When::Now => {
             let batch = Arc::new(batch);
@@ -67,19 +71,16 @@ pub(super) async fn find(
             } else {
                 ColdStates::none()
             };
-            if deadline.remaining().is_zero() {
-                return Err(Problem::deadline_exceeded());
-            }
-            let at = engine.now();
-            let source = Source::Online { engine: Arc::clone(engine), batch, cold };
-            return Ok(Found { at, plan, source });
+            deadline.check()?;
+            let source = Source::Online { batch, cold };
+            return Ok(Found { at: engine.now(), plan, rows, source });
         }
-        When::At(at) => (at, vec![at; batch.rows()], None),
+        When::At(at) => (at, vec![at; rows], None),
         When::Each { times, known_at } => (engine.now(), times, known_at),
     };
     let ask = AsOf { plan: Arc::clone(&plan), batch, times, known_at };
     let answers = engine.as_of(ask, deadline).await?;
-    Ok(Found { at, plan, source: Source::History(answers) })
+    Ok(Found { at, plan, rows, source: Source::History(answers) })
 }
 
 /// Waits until `sequence` is visible, if one is named.
@@ -95,17 +96,31 @@ pub(super) async fn wait_for(
 }
 
 impl Found {
-    /// Gives every answer in order: row, column, answer.
-    pub(super) fn for_each(&self, mut emit: impl FnMut(usize, usize, &Answer<'_>)) -> Outcome {
+    /// How it went.
+    pub(super) fn outcome(&self) -> Outcome {
         match &self.source {
-            Source::Online { engine, batch, cold } => {
-                engine.answer(&self.plan, batch, cold, self.at, |row, column, answer| {
-                    emit(row, column, &answer);
-                })
-            }
-            Source::History(answers) => {
-                answers.for_each(|row, column, answer| emit(row, column, &answer));
+            Source::Online { cold, .. } => cold.outcome(),
+            Source::History(_) => {
                 Outcome { cache_hit: false, fallback: false, fallback_reason: None }
+            }
+        }
+    }
+
+    /// Gives every answer in order: row, column, answer. Lets other requests of the thread go on
+    /// between some thousands.
+    pub(super) async fn for_each(&self, mut emit: impl FnMut(usize, usize, &Answer<'_>)) {
+        let step = (VALUES_AT_ONCE / self.plan.plan.columns.len().max(1)).max(1);
+        for first in (0..self.rows).step_by(step) {
+            if first > 0 {
+                tokio::task::yield_now().await;
+            }
+            let some = first..self.rows.min(first + step);
+            let emit = |row, column, answer: Answer<'_>| emit(row, column, &answer);
+            match &self.source {
+                Source::Online { batch, cold } => {
+                    self.plan.answer(batch, some, cold, self.at, emit);
+                }
+                Source::History(answers) => answers.answer(some, emit),
             }
         }
     }

@@ -2,14 +2,12 @@
 //!
 //! It does not know where answers come from.
 
-use std::io::Write;
-
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Outcome};
+use crate::http::asked::Names;
 use crate::http::lookup_request::Include;
 use crate::metrics::{Code, Metrics};
 use crate::recency::Status;
-use crate::registry::plan::Column;
 use crate::time::{EventTime, Stopwatch};
 use crate::value::json;
 
@@ -25,8 +23,7 @@ impl Metadata<'_> {
     /// Appends `"metadata":{…}` with the counts that `counts` writes.
     pub(super) fn write(&self, out: &mut Vec<u8>, counts: impl FnOnce(&mut Vec<u8>)) {
         out.extend_from_slice(b"\"metadata\":{\"latency_ms\":");
-        let millis = self.started.elapsed().as_secs_f64() * 1e3;
-        write!(out, "{millis:.3}").expect("memory takes it");
+        write_millis(self.started.elapsed().as_micros(), out);
         out.extend_from_slice(b",\"timestamp\":");
         json::write_time(self.at, out);
         counts(out);
@@ -40,6 +37,14 @@ impl Metadata<'_> {
         }
         out.push(b'}');
     }
+}
+
+/// Appends microseconds as milliseconds with three decimals.
+fn write_millis(micros: u128, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(micros / 1_000).as_bytes());
+    let decimals = (micros % 1_000) as u16;
+    let digit = |power: u16| b'0' + (decimals / power % 10) as u8;
+    out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
 }
 
 /// Refuses what was answered with a default standing in for a failure, if the request is `strict`
@@ -148,7 +153,7 @@ fn write_value(answer: &Answer<'_>, out: &mut Vec<u8>) {
 /// The features of one entity: an object by name, with what is included, and what is missing.
 pub(super) struct OneAnswer<'a> {
     out: Vec<u8>,
-    columns: &'a [Column],
+    names: &'a Names,
     parts: Parts,
     missing: Vec<usize>,
     pub(super) tally: Tally,
@@ -156,29 +161,20 @@ pub(super) struct OneAnswer<'a> {
 
 impl<'a> OneAnswer<'a> {
     /// Begins after `out`, the start of an object with at least one member.
-    pub(super) fn new(mut out: Vec<u8>, columns: &'a [Column], include: Include) -> Self {
+    pub(super) fn new(mut out: Vec<u8>, names: &'a Names, include: Include) -> Self {
         out.extend_from_slice(b",\"features\":{");
         let mut parts = Parts::new(include);
         parts.punctuate(b"{");
-        Self { out, columns, parts, missing: Vec::new(), tally: Tally::default() }
+        Self { out, names, parts, missing: Vec::new(), tally: Tally::default() }
     }
 
     /// Takes the answer of the next column.
     pub(super) fn push(&mut self, column: usize, answer: &Answer<'_>) {
-        if column > 0 {
-            self.out.push(b',');
-        }
-        let at = self.out.len();
-        json::write_string(&self.columns[column].name, &mut self.out);
-        self.out.push(b':');
-        for part in self.parts.each() {
-            if column > 0 {
-                part.buffer.push(b',');
-            }
-            part.buffer.extend_from_slice(&self.out[at..]);
-        }
-        self.parts.push(answer);
+        let name = self.names.member(column);
+        self.out.extend_from_slice(name);
         write_value(answer, &mut self.out);
+        self.parts.punctuate(name);
+        self.parts.push(answer);
         if answer.status != Status::Present {
             self.missing.push(column);
         }
@@ -191,14 +187,14 @@ impl<'a> OneAnswer<'a> {
         self.parts.punctuate(b"}");
         self.parts.write(&mut self.out);
         self.out.push(b',');
-        let (missing, columns) = (&self.missing, self.columns);
+        let (missing, names) = (&self.missing, self.names);
         metadata.write(&mut self.out, |out| {
             out.extend_from_slice(b",\"missing_features\":[");
             for (index, column) in missing.iter().enumerate() {
                 if index > 0 {
                     out.push(b',');
                 }
-                json::write_string(&columns[*column].name, out);
+                out.extend_from_slice(names.string(*column));
             }
             out.push(b']');
         });
@@ -220,21 +216,22 @@ pub(super) struct ManyAnswers {
 
 impl ManyAnswers {
     /// Begins an answer with these columns.
-    pub(super) fn new(columns: &[Column], rows: usize, include: Include) -> Self {
-        let mut out = Vec::with_capacity(256 + rows * columns.len() * 8);
+    pub(super) fn new(names: &Names, rows: usize, include: Include) -> Self {
+        let columns = names.count();
+        let mut out = Vec::with_capacity(256 + names.bytes() + rows * columns * 8);
         out.extend_from_slice(b"{\"feature_names\":[");
-        for (index, column) in columns.iter().enumerate() {
-            if index > 0 {
+        for column in 0..columns {
+            if column > 0 {
                 out.push(b',');
             }
-            json::write_string(&column.name, &mut out);
+            out.extend_from_slice(names.string(column));
         }
         out.extend_from_slice(b"],\"rows\":[");
         let mut parts = Parts::new(include);
         parts.punctuate(b"[");
         Self {
             out,
-            columns: columns.len(),
+            columns,
             parts,
             row_found: false,
             not_found: 0,
@@ -275,8 +272,10 @@ impl ManyAnswers {
         self.out.push(b',');
         let (missing, not_found) = (self.tally.missing, self.not_found);
         metadata.write(&mut self.out, |out| {
-            write!(out, ",\"missing\":{missing},\"not_found\":{not_found}")
-                .expect("memory takes it");
+            for (name, count) in [(",\"missing\":", missing), (",\"not_found\":", not_found)] {
+                out.extend_from_slice(name.as_bytes());
+                out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+            }
         });
         self.out.push(b'}');
         self.out
@@ -287,10 +286,11 @@ impl ManyAnswers {
 mod tests {
     use super::*;
     use crate::ids::Slot;
+    use crate::registry::plan::Column;
     use crate::value::cell::ValueRef;
     use crate::value::types::{FeatureType, ScalarType};
 
-    fn columns(names: &[&str]) -> Vec<Column> {
+    fn names(names: &[&str]) -> Names {
         let column = |name: &&str| Column {
             source: 0,
             slot: Slot(0),
@@ -299,7 +299,7 @@ mod tests {
             ttl: None,
             default: None,
         };
-        names.iter().map(column).collect()
+        Names::new(&names.iter().map(column).collect::<Vec<_>>())
     }
 
     const HERE: Answer<'static> = Answer {
@@ -317,6 +317,20 @@ mod tests {
         event_time: Some(EventTime::from_micros(0)),
     };
 
+    #[test]
+    fn latencies_have_three_decimals() {
+        let check = |micros, expected: &str| {
+            let mut out = Vec::new();
+            write_millis(micros, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        };
+        check(0, "0.000");
+        check(21, "0.021");
+        check(999, "0.999");
+        check(12_345, "12.345");
+        check(3_600_000_001, "3600000.001");
+    }
+
     fn without_latency(answer: Vec<u8>) -> String {
         let mut json: serde_json::Value = serde_json::from_slice(&answer).unwrap();
         let latency = json["metadata"].as_object_mut().unwrap().shift_remove("latency_ms").unwrap();
@@ -328,8 +342,8 @@ mod tests {
 
     #[test]
     fn one_entity_is_an_object_by_name() {
-        let columns = columns(&["v:a", "v:\"b"]);
-        let mut answer = OneAnswer::new(b"{\"entity_id\":1".to_vec(), &columns, ALL);
+        let names = names(&["v:a", "v:\"b"]);
+        let mut answer = OneAnswer::new(b"{\"entity_id\":1".to_vec(), &names, ALL);
         answer.push(0, &HERE);
         answer.push(1, &OLD);
         let outcome = Outcome { cache_hit: true, fallback: false, fallback_reason: None };
@@ -349,9 +363,9 @@ mod tests {
 
     #[test]
     fn many_entities_are_rows() {
-        let columns = columns(&["a", "b"]);
+        let names = names(&["a", "b"]);
         let include = Include { statuses: true, ..Include::default() };
-        let mut answer = ManyAnswers::new(&columns, 2, include);
+        let mut answer = ManyAnswers::new(&names, 2, include);
         answer.push(0, &HERE);
         answer.push(1, &OLD);
         answer.push(0, &GONE);
@@ -368,7 +382,7 @@ mod tests {
             r#""fallback_reason":"slow \"disk\""}}"#,
         );
         assert_eq!(without_latency(out), expected);
-        let none = ManyAnswers::new(&columns, 0, Include::default());
+        let none = ManyAnswers::new(&names, 0, Include::default());
         let out = none.finish(&Metadata { started: Stopwatch::start(), at, outcome: &outcome });
         assert!(without_latency(out).contains(r#""rows":[]"#));
         assert!(check_strict(true, &outcome).is_err());

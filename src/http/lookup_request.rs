@@ -17,7 +17,7 @@ use crate::ids::{ProjectId, Sequence};
 use crate::limits::Limits;
 use crate::metrics::Code;
 use crate::registry::nearest::hint;
-use crate::registry::plan::{Ask, Column, Plan, What};
+use crate::registry::plan::{Ask, Column, What};
 use crate::registry::resolve::Purpose;
 use crate::time::{EventTime, TimeUnit};
 use crate::value::json;
@@ -183,22 +183,26 @@ impl<'a> Wanted<'a> {
 /// Counts the values of an answer of `rows` rows, after `before` of the same request, and refuses
 /// more than `limits.values_per_request`.
 pub(super) fn check_values(
-    plan: &Plan,
+    of_row: usize,
     rows: usize,
     before: usize,
     limits: &Limits,
 ) -> Result<usize, Problem> {
-    let of_column = |column: &Column| match column.feature_type {
-        FeatureType::Array { length: Some(length), .. } => length as usize,
-        FeatureType::Array { length: None, .. } | FeatureType::Scalar(_) => 1,
-    };
-    let of_row: usize = plan.columns.iter().map(of_column).sum();
     let (count, limit) =
         (before.saturating_add(rows.saturating_mul(of_row)), limits.values_per_request);
     if count > limit {
         return Err(too_many(count, "values", "values_per_request", limit));
     }
     Ok(count)
+}
+
+/// Values in a row of these columns, fixed arrays as their length.
+pub(super) fn values_per_row(columns: &[Column]) -> usize {
+    let of_column = |column: &Column| match column.feature_type {
+        FeatureType::Array { length: Some(length), .. } => length as usize,
+        FeatureType::Array { length: None, .. } | FeatureType::Scalar(_) => 1,
+    };
+    columns.iter().map(of_column).sum()
 }
 
 /// The unit of integer times.
@@ -362,11 +366,8 @@ mod tests {
     #[test]
     fn values_of_an_answer_are_limited() {
         let limits = Limits { values_per_request: 40, ..Limits::default() };
-        let plan = |types: &[&str]| Plan {
-            revision: 0,
-            roles: Vec::new(),
-            sources: Vec::new(),
-            columns: (types.iter())
+        let columns = |types: &[&str]| -> Vec<Column> {
+            (types.iter())
                 .map(|text| Column {
                     source: 0,
                     slot: crate::ids::Slot(0),
@@ -375,10 +376,10 @@ mod tests {
                     ttl: None,
                     default: None,
                 })
-                .collect(),
+                .collect()
         };
         let check = |types: &[&str], (rows, before), expected: Result<usize, usize>| {
-            let found = check_values(&plan(types), rows, before, &limits);
+            let found = check_values(values_per_row(&columns(types)), rows, before, &limits);
             let expected = expected.map_err(|count| {
                 format!("the request has {count} values, the limit limits.values_per_request is 40")
             });

@@ -24,6 +24,8 @@ mod entity_key;
 
 mod lookup_request;
 
+mod asked;
+
 mod lookup;
 
 mod lookup_answer;

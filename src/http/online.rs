@@ -3,11 +3,14 @@
 //!
 //! It does not know rows or stores.
 
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
-use crate::engine::lookup::{Batch, LookupPlan};
+use crate::engine::lookup::Batch;
+use crate::http::asked::{Asked, IdField};
 use crate::http::body;
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
@@ -43,17 +46,46 @@ lookup_body! {
 pub(super) async fn handle(mut call: Call) -> Answered {
     let deadline = call.deadline()?;
     let body = call.body().await?;
+    let engine = call.engine()?;
+    let registry = engine.registry();
+    let project = call.project(&registry)?;
+    let before = call.door.lookups.find(registry.revision(), project, (IdField::One, &body));
+    // An id that cannot be read is refused as in a body that was never seen.
+    if let Some((asked, id)) = before
+        && let Ok(batch) = of_entity(&asked, id, engine.limits())
+    {
+        let mut echo = Vec::with_capacity(512);
+        asked.entity_type.iter().for_each(|entity_type| echo_one(entity_type, id, &mut echo));
+        let answer = write_answer(&call, &asked, (batch, When::Now), echo, deadline).await?;
+        return Ok(respond(Format::Json, answer));
+    }
     let request: OnlineBody<'_> = body::json(&body)?;
-    Ok(respond(Format::Json, answer(&call, &request, &mut 0, deadline).await?))
+    let (answer, asked) = answer(&call, &request, &mut 0, deadline).await?;
+    if let Some(id) = request.entity_id
+        && request.as_of.is_none()
+        && request.min_sequence.is_none()
+    {
+        call.door.lookups.keep(project, (IdField::One, &body), id, &asked);
+    }
+    Ok(respond(Format::Json, answer))
 }
 
-/// The JSON that answers one lookup; adds its values to those of the request so far.
+/// A batch of one row, in which every role has this id.
+fn of_entity(asked: &Asked, id: &RawValue, limits: &Limits) -> Result<Batch, Problem> {
+    let roles = &asked.plan.plan.roles;
+    let mut batch = Batch::new(roles.len());
+    entity_key::push_row(&mut batch, roles, roles.iter().map(|_| id), (None, limits))?;
+    Ok(batch)
+}
+
+/// The JSON that answers one lookup, and what it asked; adds its values to those of the request so
+/// far.
 pub(super) async fn answer(
     call: &Call,
     request: &OnlineBody<'_>,
     values: &mut usize,
     deadline: Deadline,
-) -> Result<Vec<u8>, Problem> {
+) -> Result<(Vec<u8>, Arc<Asked>), Problem> {
     let engine = call.engine()?;
     let limits = engine.limits();
     let wanted = request.wanted(limits)?;
@@ -64,40 +96,40 @@ pub(super) async fn answer(
     lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
     let project = call.project(&engine.registry())?;
     let plan = wanted.plan(engine, project, when.purpose())?;
-    *values = check_values(&plan.plan, 1, *values, limits)?;
-    let batch = one_row(&plan, &whose.by_role(engine, project, &plan)?, limits)?;
-    let found = lookup::find(engine, &plan, batch, when, deadline).await?;
-    let mut answer = OneAnswer::new(echo(request), &plan.plan.columns, wanted.include);
-    let outcome = found.for_each(|_, column, value| answer.push(column, value));
-    check_strict(wanted.strict, &outcome)?;
+    let asked = Arc::new(Asked::new(&wanted, plan));
+    *values = check_values(asked.values_per_row, 1, *values, limits)?;
+    let ids = whose.by_role(engine, project, &asked.plan)?;
+    let roles = &asked.plan.plan.roles;
+    let mut batch = Batch::new(roles.len());
+    entity_key::push_row(&mut batch, roles, ids, (None, limits))?;
+    let echo = echo(request, &asked);
+    let answer = write_answer(call, &asked, (batch, when), echo, deadline).await?;
+    Ok((answer, asked))
+}
+
+/// The JSON after `echo`.
+async fn write_answer(
+    call: &Call,
+    asked: &Asked,
+    (batch, when): (Batch, When),
+    echo: Vec<u8>,
+    deadline: Deadline,
+) -> Result<Vec<u8>, Problem> {
+    let engine = call.engine()?;
+    let found = lookup::find(engine, &asked.plan, batch, when, deadline).await?;
+    let mut answer = OneAnswer::new(echo, &asked.names, asked.include);
+    found.for_each(|_, column, value| answer.push(column, value)).await;
+    let outcome = found.outcome();
+    check_strict(asked.strict, &outcome)?;
     answer.tally.record(&outcome, engine.metrics());
     Ok(answer.finish(&Metadata { started: call.started, at: found.at, outcome: &outcome }))
 }
 
-/// A batch of one row with these keys, one per role.
-fn one_row(plan: &LookupPlan, ids: &[&RawValue], limits: &Limits) -> Result<Batch, Problem> {
-    let mut key = Vec::with_capacity(64);
-    let mut ends = Vec::with_capacity(ids.len());
-    for (role, id) in plan.plan.roles.iter().zip(ids) {
-        entity_key::append_json(&role.entity, id, limits, &mut key)
-            .map_err(|mistake| mistake.problem(&role.entity, None))?;
-        ends.push(key.len());
-    }
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    let keys: Vec<&[u8]> = starts.zip(&ends).map(|(start, end)| &key[start..*end]).collect();
-    let mut batch = Batch::new(keys.len());
-    batch.push_row(&keys);
-    Ok(batch)
-}
-
 /// The start of the answer: whose features these are, as asked.
-fn echo(request: &OnlineBody<'_>) -> Vec<u8> {
+fn echo(request: &OnlineBody<'_>, asked: &Asked) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    if let (Some(entity_type), Some(id)) = (&request.entity_type, request.entity_id) {
-        out.extend_from_slice(b"{\"entity_type\":");
-        json::write_string(entity_type, &mut out);
-        out.extend_from_slice(b",\"entity_id\":");
-        out.extend_from_slice(id.get().as_bytes());
+    if let (Some(entity_type), Some(id)) = (&asked.entity_type, request.entity_id) {
+        echo_one(entity_type, id, &mut out);
         return out;
     }
     out.extend_from_slice(b"{\"entities\":{");
@@ -112,4 +144,11 @@ fn echo(request: &OnlineBody<'_>) -> Vec<u8> {
     }
     out.push(b'}');
     out
+}
+
+fn echo_one(entity_type: &[u8], id: &RawValue, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"{\"entity_type\":");
+    out.extend_from_slice(entity_type);
+    out.extend_from_slice(b",\"entity_id\":");
+    out.extend_from_slice(id.get().as_bytes());
 }

@@ -114,9 +114,10 @@ pub fn part_of_text(key_type: KeyType, text: &str) -> Result<KeyPart<'_>, KeyErr
 pub fn part_of_json(key_type: KeyType, json: &str) -> Result<KeyPart<'_>, KeyError> {
     let wrong = || wrong_type(json, key_type);
     if json.starts_with('"') {
-        let text: Cow<'_, str> = match serde_json::from_str::<&str>(json) {
-            Ok(text) => Cow::Borrowed(text),
-            Err(_) => Cow::Owned(serde_json::from_str(json).map_err(|_| wrong())?),
+        let text: Cow<'_, str> = match json.strip_prefix('"').and_then(|t| t.strip_suffix('"')) {
+            // Without escapes a string is what stands between its quotes.
+            Some(text) if !text.contains(['"', '\\']) => Cow::Borrowed(text),
+            _ => Cow::Owned(serde_json::from_str(json).map_err(|_| wrong())?),
         };
         return match (key_type, text) {
             (KeyType::String, text) => Ok(KeyPart::Text(text)),

@@ -16,6 +16,8 @@ mod wire;
 
 mod lookups;
 
+mod repeated;
+
 mod history;
 
 mod writes;

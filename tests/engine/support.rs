@@ -114,7 +114,7 @@ pub(crate) async fn now(engine: &Engine, plan: &Arc<LookupPlan>, batch: Batch) -
         true => engine.fetch_cold(plan, &batch, deadline()).await,
         false => ColdStates::none(),
     };
-    engine.answer(plan, &batch, &cold, engine.now(), |row, column, answer| {
+    plan.answer(&batch, 0..batch.rows(), &cold, engine.now(), |row, column, answer| {
         assert_eq!(column, rows[row].len(), "columns come in order");
         rows[row].push(answer.into());
     });
@@ -128,7 +128,7 @@ pub(crate) async fn falls_back(
     batch: &Arc<Batch>,
 ) -> bool {
     let cold = engine.fetch_cold(plan, batch, deadline()).await;
-    engine.answer(plan, batch, &cold, engine.now(), |_, _, _| {}).fallback_reason.is_some()
+    cold.outcome().fallback_reason.is_some()
 }
 
 fn deadline() -> Deadline {
@@ -143,10 +143,11 @@ pub(crate) async fn then(
     times: Vec<EventTime>,
     known_at: Option<ArrivalTime>,
 ) -> Vec<Vec<Told>> {
-    let mut rows = vec![Vec::new(); batch.rows()];
+    let count = batch.rows();
+    let mut rows = vec![Vec::new(); count];
     let ask = AsOf { plan: plan.clone(), batch, times, known_at };
     let answers = engine.as_of(ask, deadline()).await.expect("history can be read");
-    answers.for_each(|row, column, answer| {
+    answers.answer(0..count, |row, column, answer| {
         assert_eq!(column, rows[row].len(), "columns come in order");
         rows[row].push(answer.into());
     });
