@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::engine::error::Problem;
-use crate::http::{connection, problem, request_id};
+use crate::http::{connection, problem};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics};
 
@@ -153,9 +153,10 @@ fn take<S>(
         return;
     }
     connections.metrics.connections_accepted.increment();
-    let (router, limits, stop) = (router.clone(), Arc::clone(&connections.limits), stop.clone());
+    let (router, stop) = (router.clone(), stop.clone());
     tasks.spawn(async move {
-        connection::serve(stream, router, limits, stop).await;
+        let Connections { limits, metrics, .. } = &*place.connections;
+        connection::serve(stream, router, (limits, Arc::clone(metrics)), stop).await;
         drop(place);
     });
 }
@@ -163,18 +164,10 @@ fn take<S>(
 /// Tells a connection that it is one too many, in the only words any HTTP/1 client understands.
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, limit: usize) -> io::Result<()> {
     let detail = format!("{limit} connections are open, the limit limits.connections");
-    let id = request_id::new();
-    let body = problem::json(&Problem::new(Code::Overloaded, detail), request_id::text(&id));
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         x-request-id: {}\r\nretry-after: 1\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n",
-        request_id::text(&id),
-        body.len()
-    );
+    let answer = problem::alone(&Problem::new(Code::Overloaded, detail));
     // Closing with the request unread would reset the connection, and the answer with it.
     let mut request = [0; 4096];
     let _ = stream.read(&mut request).await?;
-    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    stream.write_all(&answer).await?;
     stream.shutdown().await
 }
