@@ -5,21 +5,21 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::engine::error::Problem;
 use crate::engine::load::{EventTimes, LoadOptions, Loaded};
 use crate::engine::spool::Spool;
-use crate::http::body::{declared_length, late, malformed};
+use crate::http::body::{self, declared_length, discard, late, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::held::Held;
 use crate::http::lookup_request;
 use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::http::register::to_json;
 use crate::limits::Limits;
-use crate::metrics::Code;
+use crate::metrics::{Code, Metrics};
 use crate::time::EventTime;
 use crate::value::json::shorten;
 
@@ -90,7 +90,9 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     }
     let spooling = Arc::clone(&engine);
     let spool = off_the_lookups(move || spooling.spool()).await?;
-    let spool = receive(call.streamed_body()?, spool, limits).await?;
+    let mut body = call.streamed_body()?;
+    let received = receive(&mut body, spool, (limits, &call.door.metrics)).await;
+    let spool = received.inspect_err(|_| discard(body))?;
     if spool.length() == 0 {
         return Err(malformed("the body is empty; send a Parquet file"));
     }
@@ -149,24 +151,28 @@ fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {
 }
 
 /// Writes the body to the spool as it comes; each part has to come within `limits.body_timeout`.
-async fn receive(mut body: Body, mut spool: Spool, limits: &Limits) -> Result<Spool, Problem> {
+async fn receive(
+    body: &mut Body,
+    mut spool: Spool,
+    (limits, metrics): (&Limits, &Arc<Metrics>),
+) -> Result<Spool, Problem> {
     let mut part: Vec<u8> = Vec::with_capacity(PART_BYTES);
+    let mut held = Held::nothing(metrics);
     loop {
-        let next = tokio::time::timeout(limits.body_timeout.to_std(), body.frame());
-        let frame = next.await.map_err(|_| late(limits))?;
-        let done = frame.is_none();
-        if let Some(frame) = frame {
-            let frame = frame.map_err(|error| malformed(format!("the body broke off: {error}")))?;
-            if let Ok(data) = frame.into_data() {
-                part.extend_from_slice(&data);
-            }
+        let next = tokio::time::timeout(limits.body_timeout.to_std(), body::next(body));
+        let piece = next.await.map_err(|_| late(limits))??;
+        let done = piece.is_none();
+        if let Some(piece) = piece {
+            held.add(limits, piece.len())?;
+            part.extend_from_slice(&piece);
         }
         check_length(spool.length() + part.len() as u64, limits)?;
         if part.len() >= PART_BYTES || (done && !part.is_empty()) {
-            (spool, part) = off_the_lookups(move || {
+            (spool, part, held) = off_the_lookups(move || {
                 spool.write(&part)?;
                 part.clear();
-                Ok((spool, part))
+                held.release();
+                Ok((spool, part, held))
             })
             .await?;
         }
