@@ -15,7 +15,6 @@ use crate::http::body::{self, declared_length, discard, late, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::held::Held;
 use crate::http::lookup_request;
-use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::http::register::to_json;
 use crate::limits::Limits;
@@ -71,10 +70,6 @@ pub(super) struct LoadedJson {
     request_body(content = Vec<u8>, content_type = "application/vnd.apache.parquet"),
     responses(
         (status = 200, description = "Loaded", body = LoadedJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {

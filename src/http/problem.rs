@@ -11,6 +11,8 @@ use crate::engine::error::Problem;
 use crate::http::request_id;
 use crate::metrics::Code;
 
+/// What every problem is.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 /// Longest detail, in bytes; what a caller sent may be quoted in it.
 const DETAIL_BYTES: usize = 2048;
 
@@ -67,7 +69,7 @@ pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(json(problem, request_id)));
     *response.status_mut() = status(problem.code);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     if let Some(seconds) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -84,7 +86,7 @@ pub(super) fn alone(problem: &Problem) -> Vec<u8> {
     let retry_after =
         problem.retry_after.map_or(String::new(), |seconds| format!("retry-after: {seconds}\r\n"));
     let head = format!(
-        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\nx-request-id: {id}\r\n\
+        "HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\nx-request-id: {id}\r\n\
          {retry_after}connection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
