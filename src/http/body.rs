@@ -54,10 +54,7 @@ pub(super) async fn read(
     if let Some(declared) = declared
         && declared > limit as u64
     {
-        // A peer that asks before it sends will not send what nobody reads.
-        if !headers.contains_key(EXPECT) {
-            discard(body);
-        }
+        refuse_unread(headers, body);
         return Err(too_long(&declared.to_string(), limit));
     }
     let capacity = usize::try_from(declared.unwrap_or(0)).unwrap_or(0).min(TRUSTED_LENGTH);
@@ -130,6 +127,14 @@ pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Problem> {
 fn check_length(bytes: usize, limits: &Limits) -> Result<(), Problem> {
     let limit = limits.body_bytes;
     if bytes > limit { Err(too_long(&format!("more than {limit}"), limit)) } else { Ok(()) }
+}
+
+/// Refuses a body of which nothing was read.
+pub(super) fn refuse_unread(headers: &HeaderMap, body: Body) {
+    // A peer that asks before it sends will not send what nobody reads.
+    if !headers.contains_key(EXPECT) {
+        discard(body);
+    }
 }
 
 /// Reads what is left of a refused body for a while: most clients see the answer only once they

@@ -8,10 +8,11 @@ use axum::body::Body;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::engine::Engine;
 use crate::engine::error::Problem;
-use crate::engine::load::{EventTimes, LoadOptions, Loaded};
+use crate::engine::load::{EventTimes, LoadOptions, LoadTurn, Loaded};
 use crate::engine::spool::Spool;
-use crate::http::body::{self, declared_length, discard, late, malformed};
+use crate::http::body::{self, declared_length, discard, late, malformed, refuse_unread};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::held::Held;
 use crate::http::lookup_request;
@@ -79,14 +80,17 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let registry = engine.registry();
     let project = call.project(&registry)?;
     let view = Arc::clone(registry.view_named(project, &query.view)?);
-    let limits = engine.limits();
-    if let Some(declared) = declared_length(&call.head.headers) {
-        check_length(declared, limits)?;
-    }
-    let spooling = Arc::clone(&engine);
-    let spool = off_the_lookups(move || spooling.spool()).await?;
     let mut body = call.streamed_body()?;
-    let received = receive(&mut body, spool, (limits, &call.door.metrics)).await;
+    // The turn is held from before the upload to the end of the load, so that no file is received
+    // in vain.
+    let (turn, spool) = match admit(&call, &engine).await {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            refuse_unread(&call.head.headers, body);
+            return Err(problem);
+        }
+    };
+    let received = receive(&mut body, spool, (engine.limits(), &call.door.metrics)).await;
     let spool = received.inspect_err(|_| discard(body))?;
     if spool.length() == 0 {
         return Err(malformed("the body is empty; send a Parquet file"));
@@ -102,7 +106,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
         ignored_columns,
         sequence,
         loaded_before,
-    } = engine.load(view, spool.finish(), options, report).await?;
+    } = engine.load(turn, view, spool.finish(), options, report).await?;
     let json = LoadedJson {
         rows,
         written,
@@ -134,6 +138,20 @@ fn options(query: &LoadQuery) -> Result<LoadOptions, Problem> {
     };
     let time_unit = lookup_request::time_unit(query.time_unit.as_deref())?;
     Ok(LoadOptions { event_time, time_unit, refuse_nan })
+}
+
+/// Whether the upload may begin, and where it goes.
+async fn admit(call: &Call, engine: &Arc<Engine>) -> Result<(LoadTurn, Spool), Problem> {
+    if let Some(declared) = declared_length(&call.head.headers) {
+        check_length(declared, engine.limits())?;
+    }
+    let turn = engine.begin_load()?;
+    let engine = Arc::clone(engine);
+    off_the_lookups(move || {
+        let spool = engine.spool(&turn)?;
+        Ok((turn, spool))
+    })
+    .await
 }
 
 fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {

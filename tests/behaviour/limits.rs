@@ -1,12 +1,15 @@
 //! Limits of connections, heads, bodies and the write queue, set low.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use arrow::array::{ArrayRef, Int32Array, StringArray};
 use serde_json::json;
 
-use crate::door::{Door, JSON, ends, eventually, is_problem};
+use crate::door::{Door, JSON, PARQUET, ends, eventually, is_problem};
 use crate::process::Client;
+use crate::tables::{parquet, table};
 
 const PUSH: &str = "/api/v1/features/push";
 
@@ -199,5 +202,38 @@ fn the_operations_listener_has_a_limit_of_its_own() {
         let found = metric(&mut door, name);
         door.equal(name, &json!(found), &json!(expected));
     }
+    door.finish();
+}
+
+#[test]
+fn one_load_at_a_time_from_before_its_upload() {
+    const LOAD: &str = "/api/v1/load?view=user_account&at=2026-02-01T00:00:00Z";
+    let mut door = Door::open(&[]);
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["l1", "l2"]));
+    let levels: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
+    let file = parquet(&table(&[("user_id", ids), ("level", levels)]));
+    let head = format!("POST {LOAD} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", file.len());
+    // Half an upload, during which a second one is refused before any of it is received.
+    let begin = |door: &mut Door| {
+        let mut slow = door.server.connect();
+        slow.write(head.as_bytes()).expect("it reads");
+        slow.write(&file[..file.len() / 2]).expect("it reads");
+        eventually("half a file", || {
+            (metric(door, "larder_held_body_bytes") == file.len() as u64 / 2).then_some(())
+        });
+        let reply = door.ask("POST", LOAD, &[PARQUET], b"no Parquet");
+        let found = is_problem(&reply, (503, "OVERLOADED"), "another load is running");
+        door.holds(&format!("a second upload: {found:?}"), found.is_ok());
+        slow
+    };
+    drop(begin(&mut door));
+    eventually("the turn is given back", || {
+        let reply = door.ask("POST", LOAD, &[PARQUET], b"no Parquet");
+        (reply.status == 400).then_some(())
+    });
+    let mut slow = begin(&mut door);
+    slow.write(&file[file.len() / 2..]).expect("it reads");
+    let reply = slow.read().expect("an answer");
+    door.equal("the first is loaded", &reply.json()["written"], &json!(2));
     door.finish();
 }
