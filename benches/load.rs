@@ -77,7 +77,8 @@ async fn load(engine: &Arc<Engine>, view: &str, file: &Path) -> Loaded {
     let file = RealDisk.open_read(file).expect("the file can be read");
     let options =
         LoadOptions { event_time: EventTimes::Column(None), time_unit: None, refuse_nan: false };
-    engine.load(view, file, options, |_, _| {}).await.expect("the file fits the view")
+    let turn = engine.begin_load().expect("no other load runs");
+    engine.load(turn, view, file, options, |_, _| {}).await.expect("the file fits the view")
 }
 
 /// Writes the generated file, once.

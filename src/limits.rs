@@ -24,6 +24,8 @@ pub const JSON_DEPTH: usize = 64;
 pub struct Limits {
     /// Largest request body, in bytes. 8 MiB holds 10,000 rows of 50 features.
     pub body_bytes: usize,
+    /// Bytes of request bodies held at once, over all connections.
+    pub held_body_bytes: u64,
     /// Largest file of `/api/v1/load`, in bytes.
     pub load_bytes: u64,
     /// Entities in one lookup.
@@ -62,6 +64,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body_bytes: 8 << 20,
+            held_body_bytes: 256 << 20,
             load_bytes: 16 << 30,
             entities_per_request: 10_000,
             features_per_request: 10_000,

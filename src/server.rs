@@ -22,7 +22,6 @@ use crate::engine::open::{OpenError, Options, open};
 use crate::http::accept::{Connections, Incoming, accept};
 use crate::http::door::Door;
 use crate::http::router::{Listener, router};
-use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
@@ -32,9 +31,6 @@ pub mod definition_files;
 mod definitions;
 
 pub mod logging;
-
-/// Most connections of the operations listener, whatever `limits.connections` says.
-const OPERATIONS_CONNECTIONS: usize = 64;
 
 /// The addresses a server listens on.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -227,14 +223,12 @@ impl Doors {
         metrics: &Arc<Metrics>,
         stopped: &watch::Receiver<bool>,
     ) -> Result<Bound, ServeError> {
-        let connections = Connections::new(&config.limits, metrics);
-        // A crowd at the API must not keep out those who ask how the server is.
-        let few = Limits { connections: OPERATIONS_CONNECTIONS, ..config.limits.clone() };
-        let of_operations = Connections::new(&few, metrics);
+        let of = |listener| Connections::new(listener, &config.limits, metrics);
+        let (of_api, of_operations) = (of(Listener::Api), of(Listener::Operations));
         let mut begin = |incoming, listener| {
             let router = router(door, listener);
             let connections = Arc::clone(match listener {
-                Listener::Api => &connections,
+                Listener::Api => &of_api,
                 Listener::Operations => &of_operations,
             });
             self.tasks.spawn(accept(incoming, router, connections, stopped.clone()));

@@ -61,10 +61,11 @@ fn load(
     let registry = engine.registry();
     let project = registry.project_named(DEFAULT_PROJECT)?;
     let view = registry.view_named(project, view)?.clone();
-    let mut spool = engine.spool()?;
+    let turn = engine.begin_load()?;
+    let mut spool = engine.spool(&turn)?;
     spool.write(file)?;
     let options = LoadOptions { event_time, time_unit: None, refuse_nan: false };
-    runtime.block_on(engine.load(view, spool.finish(), options, |_, _| {}))
+    runtime.block_on(engine.load(turn, view, spool.finish(), options, |_, _| {}))
 }
 
 /// What the terminal says once the data is there: three questions that answer.

@@ -101,7 +101,8 @@ impl Directory {
         let view = registry.view_named(project, &ask.view).map_err(Problem::from)?;
         let file = RealDisk.open_read(&ask.file).map_err(Failure::wrong_use)?;
         let progress = move |done, total| progress.set(done, total);
-        let loaded = self.engine.load(view.clone(), file, ask.options.clone(), progress);
+        let turn = self.engine.begin_load()?;
+        let loaded = self.engine.load(turn, view.clone(), file, ask.options.clone(), progress);
         Ok(report(self.runtime.block_on(loaded)?))
     }
 }

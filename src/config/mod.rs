@@ -189,9 +189,14 @@ impl Config {
         if listen.port() != 0 && *operations_listen == Some(*listen) {
             reader.contradict("server.operations_listen", "server.listen", "must be another");
         }
-        let Limits { body_bytes, row_bytes, key_bytes, queue_bytes, .. } = self.limits;
+        let Limits { body_bytes, row_bytes, key_bytes, queue_bytes, held_body_bytes, .. } =
+            self.limits;
         if queue_bytes < body_bytes {
             reader.contradict("limits.body_bytes", "limits.queue_bytes", "must be at least that");
+        }
+        if held_body_bytes < body_bytes as u64 {
+            let (lower, higher) = ("limits.body_bytes", "limits.held_body_bytes");
+            reader.contradict(lower, higher, "must be at least that");
         }
         if row_bytes > body_bytes {
             reader.contradict("limits.row_bytes", "limits.body_bytes", "must be at least that");
@@ -258,6 +263,7 @@ impl Log {
 fn read_limits(reader: &mut Reader<'_>) -> Limits {
     Limits {
         body_bytes: reader.bytes("limits.body_bytes", KIB, GIB),
+        held_body_bytes: reader.size("limits.held_body_bytes", MIB, TIB),
         load_bytes: reader.size("limits.load_bytes", KIB, TIB),
         entities_per_request: reader.count("limits.entities_per_request", 1, 1_000_000),
         features_per_request: reader.count("limits.features_per_request", 1, 100_000),

@@ -209,6 +209,11 @@ fn bad_files_are_refused_in_words() {
          limits.queue_bytes must be at least that",
     );
     check(
+        "[limits]\nheld_body_bytes = \"4MiB\"",
+        "larder.toml:2: limits.body_bytes is \"8MiB\", but limits.held_body_bytes is \"4MiB\": \
+         limits.held_body_bytes must be at least that",
+    );
+    check(
         "[limits]\nrow_bytes = \"16MiB\"",
         "larder.toml:2: limits.row_bytes is \"16MiB\", but limits.body_bytes is \"8MiB\": \
          limits.body_bytes must be at least that",

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::DiskFile;
 use crate::engine::error::{Place, Problem};
@@ -38,6 +38,12 @@ const FRAME_BYTES: usize = 4 << 20;
 const IN_FLIGHT: usize = 3;
 /// The event time's column where none is named.
 const TIME_COLUMN: &str = "event_timestamp";
+
+/// The right to be the one load that runs.
+pub struct LoadTurn {
+    /// Given back when the turn is dropped.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
 
 /// How a file is read.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -64,7 +64,7 @@ use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
 use crate::engine::error::Problem;
 use crate::engine::listing::PageAsk;
-use crate::engine::load::{LoadOptions, Loaded, Loader};
+use crate::engine::load::{LoadOptions, LoadTurn, Loaded, Loader};
 use crate::engine::lookup::{Batch, LookupPlan, Plans};
 use crate::engine::maintain::Maintenance;
 use crate::engine::pool::Pool;
@@ -324,25 +324,41 @@ impl Engine {
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Loads a Parquet file into a view, on a thread of its own; one at a time. `progress` hears
-    /// the rows done so far and the rows in the file.
+    /// Begins a load; no other can until the turn is dropped. To be taken before an upload, not
+    /// after it: that would have filled the disk for nothing.
     ///
     /// # Errors
-    /// The file does not fit the view (nothing was written), another load is running, and those of
-    /// [`Self::write`] (what was written stays; the same load goes on from there).
+    /// Writes have stopped, or another load has its turn.
+    pub fn begin_load(&self) -> Result<LoadTurn, Problem> {
+        self.refuse_if_stopped()?;
+        match self.loads.clone().try_acquire_owned() {
+            Ok(permit) => Ok(LoadTurn { _permit: permit }),
+            Err(_) => {
+                let detail = "another load is running; one runs at a time";
+                Err(Problem::new(Code::Overloaded, detail))
+            }
+        }
+    }
+
+    /// Loads a Parquet file into a view, on a thread of its own. `progress` hears the rows done so
+    /// far and the rows in the file.
+    ///
+    /// # Errors
+    /// The file does not fit the view (nothing was written), and those of [`Self::write`] (what
+    /// was written stays; the same load goes on from there).
     pub async fn load(
         &self,
+        turn: LoadTurn,
         view: Arc<View>,
         file: Arc<dyn DiskFile>,
         options: LoadOptions,
         mut progress: impl FnMut(u64, u64) + Send + 'static,
     ) -> Result<Loaded, Problem> {
         self.refuse_if_stopped()?;
-        let permit = self.loads.clone().try_acquire_owned().map_err(|_| another_load())?;
         let (shared, queue) = (self.shared.clone(), self.queue.clone());
         let loader = Loader { shared, queue, view, file, options };
         let loaded = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _turn = turn;
             loader.run(&mut progress)
         });
         loaded.await.unwrap_or_else(|_| {
@@ -354,12 +370,8 @@ impl Engine {
     /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.
     ///
     /// # Errors
-    /// Another load is running, `DISK_FULL`, or the disk failed.
-    pub fn spool(&self) -> Result<Spool, Problem> {
-        // Not after the upload: it would have filled the disk for nothing.
-        if self.loads.available_permits() == 0 {
-            return Err(another_load());
-        }
+    /// `DISK_FULL`, or the disk failed.
+    pub fn spool(&self, _turn: &LoadTurn) -> Result<Spool, Problem> {
         self.spools.create()
     }
 
@@ -416,10 +428,6 @@ impl Engine {
             tracing::error!("the writer ended with a panic");
         }
     }
-}
-
-fn another_load() -> Problem {
-    Problem::new(Code::Overloaded, "another load is running; one runs at a time")
 }
 
 impl Drop for Engine {

@@ -4,7 +4,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -14,14 +13,17 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::engine::error::Problem;
-use crate::http::{connection, problem, request_id};
+use crate::http::router::Listener;
+use crate::http::{connection, problem};
 use crate::limits::Limits;
-use crate::metrics::{Code, Metrics};
+use crate::metrics::{Code, Counter, Gauge, Metrics};
 
 /// Rest after a failure to accept, which mostly means that there is no file descriptor left.
 const BREATH: Duration = Duration::from_millis(50);
 /// Time to tell a connection that it is one too many.
 const REFUSAL: Duration = Duration::from_secs(1);
+/// Most connections of the operations listener.
+const OPERATIONS_CONNECTIONS: usize = 64;
 /// Connections beyond the limit that are told so at once; more are just closed.
 const REFUSALS: usize = 256;
 
@@ -35,24 +37,62 @@ pub enum Incoming {
 
 /// What listeners that count together share.
 pub struct Connections {
+    of: Listener,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
-    open: AtomicUsize,
 }
 
 impl Connections {
-    /// Counts connections against `limits.connections`.
-    pub fn new(limits: &Limits, metrics: &Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self {
-            limits: Arc::new(limits.clone()),
-            metrics: Arc::clone(metrics),
-            open: AtomicUsize::new(0),
-        })
+    /// Counts the connections of the API against `limits.connections`, those of operations against
+    /// a limit of their own: a crowd at the API must not keep out those who ask how it is.
+    pub fn new(of: Listener, limits: &Limits, metrics: &Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { of, limits: Arc::new(limits.clone()), metrics: Arc::clone(metrics) })
+    }
+
+    fn limit(&self) -> usize {
+        match self.of {
+            Listener::Api => self.limits.connections,
+            Listener::Operations => OPERATIONS_CONNECTIONS,
+        }
+    }
+
+    /// What a connection beyond the limit is told.
+    fn full(&self) -> Problem {
+        let limit = self.limit();
+        let detail = match self.of {
+            Listener::Api => {
+                format!("{limit} connections are open, the limit limits.connections")
+            }
+            Listener::Operations => {
+                format!("{limit} connections to the operations listener are open, all it takes")
+            }
+        };
+        Problem::new(Code::Overloaded, detail)
+    }
+
+    fn open(&self) -> &Gauge {
+        match self.of {
+            Listener::Api => &self.metrics.connections_open,
+            Listener::Operations => &self.metrics.operations_open,
+        }
+    }
+
+    fn accepted(&self) -> &Counter {
+        match self.of {
+            Listener::Api => &self.metrics.connections_accepted,
+            Listener::Operations => &self.metrics.operations_accepted,
+        }
+    }
+
+    fn refused(&self) -> &Counter {
+        match self.of {
+            Listener::Api => &self.metrics.connections_refused,
+            Listener::Operations => &self.metrics.operations_refused,
+        }
     }
 
     fn enter(self: &Arc<Self>) -> Place {
-        let before = self.open.fetch_add(1, Ordering::Relaxed);
-        self.metrics.connections_open.add(1);
+        let before = usize::try_from(self.open().add(1)).unwrap_or(usize::MAX);
         Place { connections: Arc::clone(self), before }
     }
 }
@@ -66,8 +106,7 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.open.fetch_sub(1, Ordering::Relaxed);
-        self.connections.metrics.connections_open.subtract(1);
+        self.connections.open().subtract(1);
     }
 }
 
@@ -141,40 +180,36 @@ fn take<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let place = connections.enter();
-    let limit = connections.limits.connections;
+    let limit = connections.limit();
     if place.before >= limit {
-        connections.metrics.connections_refused.increment();
+        connections.refused().increment();
         if place.before < limit.saturating_add(REFUSALS) {
             tasks.spawn(async move {
-                let _ = tokio::time::timeout(REFUSAL, refuse(stream, limit)).await;
+                let full = place.connections.full();
+                let _ = tokio::time::timeout(REFUSAL, refuse(stream, &full)).await;
                 drop(place);
             });
         }
         return;
     }
-    connections.metrics.connections_accepted.increment();
-    let (router, limits, stop) = (router.clone(), Arc::clone(&connections.limits), stop.clone());
+    connections.accepted().increment();
+    let (router, stop) = (router.clone(), stop.clone());
     tasks.spawn(async move {
-        connection::serve(stream, router, limits, stop).await;
+        let Connections { limits, metrics, .. } = &*place.connections;
+        connection::serve(stream, router, (limits, Arc::clone(metrics)), stop).await;
         drop(place);
     });
 }
 
 /// Tells a connection that it is one too many, in the only words any HTTP/1 client understands.
-async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, limit: usize) -> io::Result<()> {
-    let detail = format!("{limit} connections are open, the limit limits.connections");
-    let id = request_id::new();
-    let body = problem::json(&Problem::new(Code::Overloaded, detail), request_id::text(&id));
-    let head = format!(
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
-         x-request-id: {}\r\nretry-after: 1\r\nconnection: close\r\n\
-         content-length: {}\r\n\r\n",
-        request_id::text(&id),
-        body.len()
-    );
+async fn refuse<S>(mut stream: S, full: &Problem) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let answer = problem::alone(full);
     // Closing with the request unread would reset the connection, and the answer with it.
     let mut request = [0; 4096];
     let _ = stream.read(&mut request).await?;
-    stream.write_all(&[head.as_bytes(), &body].concat()).await?;
+    stream.write_all(&answer).await?;
     stream.shutdown().await
 }

@@ -3,18 +3,20 @@
 //! It does not know what a body is for.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 
 use crate::engine::error::Problem;
+use crate::http::held::Held;
 use crate::limits::{self, Limits};
-use crate::metrics::Code;
+use crate::metrics::{Code, Metrics};
 use crate::registry::nearest::hint;
 use crate::value::json::shorten;
 
@@ -27,29 +29,36 @@ const SAID_CHARS: usize = 300;
 /// How long a refused body is still read.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// A whole body.
+#[derive(Debug)]
+pub(super) enum Whole {
+    /// It came in one piece, a part of the connection's buffer, and is not counted as held.
+    Piece(Bytes),
+    /// It was put together, and is counted as held until the last of it is dropped.
+    Counted(Bytes),
+}
+
 /// Reads a whole body.
 ///
 /// # Errors
 /// `LIMIT_EXCEEDED` past `limits.body_bytes`, at once where the length is declared;
-/// `MALFORMED_REQUEST` where it does not arrive within `limits.body_timeout`.
+/// `MALFORMED_REQUEST` where it does not arrive within `limits.body_timeout`; `OVERLOADED` past
+/// `limits.held_body_bytes`.
 pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
-    limits: &Limits,
-) -> Result<Bytes, Problem> {
+    (limits, metrics): (&Limits, &Arc<Metrics>),
+) -> Result<Whole, Problem> {
     let limit = limits.body_bytes;
     let declared = declared_length(headers);
     if let Some(declared) = declared
         && declared > limit as u64
     {
-        // A peer that asks before it sends will not send what nobody reads.
-        if !headers.contains_key(EXPECT) {
-            discard(body);
-        }
+        refuse_unread(headers, body);
         return Err(too_long(&declared.to_string(), limit));
     }
     let capacity = usize::try_from(declared.unwrap_or(0)).unwrap_or(0).min(TRUSTED_LENGTH);
-    let reading = collect(body, capacity, limit);
+    let reading = collect(body, capacity, (limits, metrics));
     match tokio::time::timeout(limits.body_timeout.to_std(), reading).await {
         Ok(read) => read,
         Err(_) => Err(late(limits)),
@@ -70,33 +79,67 @@ pub(super) fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn collect(mut body: Body, capacity: usize, limit: usize) -> Result<Bytes, Problem> {
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
+async fn collect(
+    mut body: Body,
+    capacity: usize,
+    (limits, metrics): (&Limits, &Arc<Metrics>),
+) -> Result<Whole, Problem> {
+    // Most bodies come in one piece, which then need not be copied.
+    let first = next(&mut body).await?.unwrap_or_default();
+    if let Err(problem) = check_length(first.len(), limits) {
+        discard(body);
+        return Err(problem);
+    }
+    let Some(second) = next(&mut body).await? else { return Ok(Whole::Piece(first)) };
+    let mut all = Vec::with_capacity(capacity.max(first.len() + second.len()));
+    let mut held = Held::nothing(metrics);
+    let mut append = |piece: Bytes| {
+        check_length(all.len() + piece.len(), limits)?;
+        held.add(limits, piece.len())?;
+        all.extend_from_slice(&piece);
+        Ok(())
+    };
+    let mut appended = append(first).and_then(|()| append(second));
+    while appended.is_ok() {
+        let Some(piece) = next(&mut body).await? else { break };
+        appended = append(piece);
+    }
+    match appended {
+        Ok(()) => Ok(Whole::Counted(held.with(all))),
+        Err(problem) => {
+            discard(body);
+            Err(problem)
+        }
+    }
+}
+
+/// The next piece of a body.
+pub(super) async fn next(body: &mut Body) -> Result<Option<Bytes>, Problem> {
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| malformed(format!("the body broke off: {error}")))?;
-        let Ok(data) = frame.into_data() else { continue };
-        if first.len() + all.len() + data.len() > limit {
-            discard(body);
-            return Err(too_long(&format!("more than {limit}"), limit));
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
         }
-        if all.is_empty() && first.is_empty() {
-            // Most bodies come in one piece, which then need not be copied.
-            first = data;
-            continue;
-        }
-        if all.is_empty() {
-            all.reserve(capacity.max(first.len() + data.len()));
-            all.extend_from_slice(&std::mem::take(&mut first));
-        }
-        all.extend_from_slice(&data);
     }
-    Ok(if all.is_empty() { first } else { all.freeze() })
+    Ok(None)
+}
+
+fn check_length(bytes: usize, limits: &Limits) -> Result<(), Problem> {
+    let limit = limits.body_bytes;
+    if bytes > limit { Err(too_long(&format!("more than {limit}"), limit)) } else { Ok(()) }
+}
+
+/// Refuses a body of which nothing was read.
+pub(super) fn refuse_unread(headers: &HeaderMap, body: Body) {
+    // A peer that asks before it sends will not send what nobody reads.
+    if !headers.contains_key(EXPECT) {
+        discard(body);
+    }
 }
 
 /// Reads what is left of a refused body for a while: most clients see the answer only once they
 /// have sent everything.
-fn discard(mut body: Body) {
+pub(super) fn discard(mut body: Body) {
     tokio::spawn(async move {
         let rest = async { while let Some(Ok(_)) = body.frame().await {} };
         let _ = tokio::time::timeout(LINGER, rest).await;
@@ -199,7 +242,15 @@ fn is_no_number(text: &[u8], at: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::{Body as HttpBody, Frame};
+
     use super::*;
+    use crate::time::{Clock, Span, SystemClock};
 
     #[derive(Deserialize, Debug)]
     #[serde(deny_unknown_fields)]
@@ -248,14 +299,72 @@ mod tests {
     #[tokio::test]
     async fn bodies_end_at_their_limit() {
         let limits = Limits { body_bytes: 4, ..Limits::default() };
+        let metrics = Metrics::new(SystemClock.now());
+        let with = (&limits, &metrics);
         let headers = HeaderMap::new();
-        assert_eq!(read(&headers, Body::from("1234"), &limits).await.unwrap(), "1234");
-        let problem = read(&headers, Body::from("12345"), &limits).await.unwrap_err();
+        let found = read(&headers, Body::from("1234"), with).await.unwrap();
+        assert!(matches!(found, Whole::Piece(piece) if piece == "1234"));
+        let problem = read(&headers, Body::from("12345"), with).await.unwrap_err();
         assert_eq!(problem.code, Code::LimitExceeded);
         assert!(problem.detail.contains("limits.body_bytes is 4"), "{}", problem.detail);
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_LENGTH, 100_000_000.into());
-        let problem = read(&headers, Body::empty(), &limits).await.unwrap_err();
+        let problem = read(&headers, Body::empty(), with).await.unwrap_err();
         assert!(problem.detail.contains("has 100000000 bytes"), "{}", problem.detail);
+    }
+
+    /// A body that comes in these pieces, and never ends where the last is none.
+    struct Pieces(VecDeque<Option<&'static str>>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            if self.0.front() == Some(&None) {
+                return Poll::Pending;
+            }
+            let piece = self.0.pop_front().flatten();
+            Poll::Ready(piece.map(|piece| Ok(Frame::data(piece.into()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn bodies_in_pieces_are_counted_and_given_back() {
+        let limits = Limits {
+            body_bytes: 8,
+            held_body_bytes: 10,
+            body_timeout: Span::from_micros(10_000),
+            ..Limits::default()
+        };
+        let metrics = Metrics::new(SystemClock.now());
+        let held = || metrics.held_body_bytes.get();
+        let take = async |pieces: &[Option<&'static str>]| {
+            let body = Body::new(Pieces(pieces.iter().copied().collect()));
+            match read(&HeaderMap::new(), body, (&limits, &metrics)).await {
+                Ok(Whole::Counted(body)) => Ok(body),
+                Ok(Whole::Piece(piece)) => panic!("one piece: {piece:?}"),
+                Err(problem) => Err(problem),
+            }
+        };
+        let body = take(&[Some("12"), Some("34"), Some("5")]).await.unwrap();
+        assert_eq!((&*body, held()), (b"12345".as_slice(), 5));
+        let refused = |problem: Problem, code: Code, says: &str| {
+            assert_eq!(problem.code, code, "{}", problem.detail);
+            assert!(problem.detail.contains(says), "{}", problem.detail);
+            assert_eq!(held(), 5, "{says}");
+        };
+        let full = take(&[Some("1234"), Some("56")]).await.unwrap_err();
+        refused(full, Code::Overloaded, "limits.held_body_bytes is 10");
+        let long = take(&[Some("1"), Some("23456789")]).await.unwrap_err();
+        refused(long, Code::LimitExceeded, "limits.body_bytes is 8");
+        let late = take(&[Some("1"), Some("2"), None]).await.unwrap_err();
+        refused(late, Code::MalformedRequest, "limits.body_timeout");
+        drop(take(&[Some("1"), Some("2345")]).await.unwrap());
+        drop(body);
+        assert_eq!(held(), 0);
     }
 }

@@ -8,7 +8,6 @@ use utoipa::ToSchema;
 
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::entity_key;
-use crate::http::openapi::ProblemAnswer;
 use crate::http::register::to_json;
 
 /// The query of the route.
@@ -34,10 +33,6 @@ pub(super) struct InvalidatedJson {
         ("entity_type" = String, Query, description = "Its type")),
     responses(
         (status = 200, description = "Dropped copies", body = InvalidatedJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(call: Call) -> Answered {

@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use crate::engine::Engine;
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
-use crate::http::body::{self, malformed};
+use crate::http::body::{self, Whole, malformed};
 use crate::http::door::Door;
+use crate::http::held::hold;
 use crate::ids::ProjectId;
 use crate::limits::NAME_BYTES;
 use crate::metrics::Code;
@@ -41,6 +42,8 @@ pub(super) struct Call {
     pub(super) started: Stopwatch,
     /// Never shared; the lock only makes the call so.
     body: Mutex<Option<Body>>,
+    /// Bytes of a body in one piece, counted as held.
+    held: usize,
 }
 
 /// The part of a query that every route understands.
@@ -51,7 +54,7 @@ struct CommonQuery {
 
 impl Call {
     pub(super) fn new(door: Arc<Door>, head: Parts, body: Body, started: Stopwatch) -> Self {
-        Self { door, head, started, body: Mutex::new(Some(body)) }
+        Self { door, head, started, body: Mutex::new(Some(body)), held: 0 }
     }
 
     pub(super) fn engine(&self) -> Result<&Arc<Engine>, Problem> {
@@ -120,7 +123,17 @@ impl Call {
     pub(super) async fn body(&mut self) -> Result<Bytes, Problem> {
         self.refuse_encoding()?;
         let body = self.take_body();
-        body::read(&self.head.headers, body, &self.door.limits).await
+        let Door { limits, metrics, .. } = &*self.door;
+        match body::read(&self.head.headers, body, (limits, metrics)).await? {
+            // It came as a piece of the connection's own buffer, as most do: counted by what is
+            // there already, so that nothing is allocated for it.
+            Whole::Piece(piece) => {
+                hold(limits, metrics, piece.len())?;
+                self.held = piece.len();
+                Ok(piece)
+            }
+            Whole::Counted(body) => Ok(body),
+        }
     }
 
     /// The body as it comes.
@@ -167,6 +180,14 @@ impl Call {
     pub(super) fn header(&self, name: &HeaderName) -> Result<Option<&str>, Problem> {
         let value = self.head.headers.get(name).map(HeaderValue::to_str).transpose();
         value.map_err(|_| malformed(format!("the header {name} is not ASCII")))
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.held > 0 {
+            self.door.metrics.held_body_bytes.subtract(self.held as u64);
+        }
     }
 }
 

@@ -2,17 +2,15 @@
 //!
 //! It does not know how connections are accepted.
 
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Request, Version};
-use hyper::body::Incoming;
-use hyper::rt::{Read, ReadBufCursor, Write};
+use axum::body::{Body, Bytes};
+use axum::http::Request;
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -22,9 +20,16 @@ use tower_service::Service;
 
 use crate::http::accept::told_to;
 use crate::limits::Limits;
-use crate::time::Stopwatch;
+use crate::metrics::Metrics;
 
-/// How long a connection may lie idle between requests.
+mod activity;
+
+mod stream;
+
+use activity::{Activity, Patience, Turn};
+use stream::Watched;
+
+/// How long a connection may lie idle between requests, or leave an answer untaken.
 const IDLE: Duration = Duration::from_secs(75);
 /// Time for the last bytes of a connection that is told to end.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -39,21 +44,33 @@ const STREAMS: u32 = 128;
 pub(super) async fn serve<S>(
     stream: S,
     router: Router,
-    limits: Arc<Limits>,
+    (limits, metrics): (&Limits, Arc<Metrics>),
+    stop: watch::Receiver<bool>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let patience = Patience { head: limits.header_timeout.to_std(), idle: IDLE };
+    converse(stream, router, (patience, metrics), stop).await;
+}
+
+async fn converse<S>(
+    stream: S,
+    router: Router,
+    (patience, metrics): (Patience, Arc<Metrics>),
     mut stop: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::new());
-    let io = Watched { io: TokioIo::new(stream), activity: Arc::clone(&activity) };
+    let activity = Activity::new(patience);
+    let io = Watched::new(TokioIo::new(stream), Arc::clone(&activity), metrics);
     let of_requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
-        let busy = Activity::begin(&of_requests, request.version());
+        let mut turn = of_requests.begin(request.version());
         let mut router = router.clone();
         async move {
             let response = router.call(request).await;
-            drop(busy);
-            response
+            turn.answered();
+            response.map(|response| response.map(|body| Answer { body, _turn: turn }))
         }
     });
     let builder = builder();
@@ -61,7 +78,7 @@ pub(super) async fn serve<S>(
     tokio::select! {
         ended = connection.as_mut() => return log_end(ended),
         () = told_to(&mut stop) => {}
-        () = activity.too_slow(limits.header_timeout.to_std()) => {
+        () = activity.too_slow() => {
             connection.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(GOODBYE, connection.as_mut()).await;
             return;
@@ -70,7 +87,33 @@ pub(super) async fn serve<S>(
     connection.as_mut().graceful_shutdown();
     tokio::select! {
         ended = connection.as_mut() => log_end(ended),
-        () = activity.too_slow(limits.header_timeout.to_std()) => {}
+        () = activity.too_slow() => {}
+    }
+}
+
+/// The body of an answer, with its turn until hyper has taken it.
+struct Answer {
+    body: Body,
+    _turn: Turn,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -102,156 +145,5 @@ fn builder() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// What a connection is doing: receiving the head of a request, answering, or nothing.
-struct Activity {
-    started: Stopwatch,
-    /// When it began to do what it does, in milliseconds since `started`.
-    since: AtomicUsize,
-    receiving: AtomicBool,
-    answering: AtomicUsize,
-    /// Frames of HTTP/2 are not heads of requests.
-    http2: AtomicBool,
-}
-
-impl Activity {
-    fn new() -> Self {
-        Self {
-            started: Stopwatch::start(),
-            since: AtomicUsize::new(0),
-            // A new connection owes its first request.
-            receiving: AtomicBool::new(true),
-            answering: AtomicUsize::new(0),
-            http2: AtomicBool::new(false),
-        }
-    }
-
-    fn now(&self) -> usize {
-        usize::try_from(self.started.elapsed().as_millis()).unwrap_or(usize::MAX)
-    }
-
-    /// Bytes have come.
-    fn received(&self) {
-        if self.answering.load(Ordering::Relaxed) == 0
-            && !self.http2.load(Ordering::Relaxed)
-            && !self.receiving.swap(true, Ordering::Relaxed)
-        {
-            self.since.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    /// A request is there.
-    fn begin(self: &Arc<Self>, version: Version) -> Busy {
-        self.answering.fetch_add(1, Ordering::Relaxed);
-        self.receiving.store(false, Ordering::Relaxed);
-        if version == Version::HTTP_2 {
-            self.http2.store(true, Ordering::Relaxed);
-        }
-        Busy(Arc::clone(self))
-    }
-
-    /// How long it may go on like this.
-    fn left(&self, head: Duration) -> Duration {
-        if self.answering.load(Ordering::Relaxed) > 0 {
-            return head;
-        }
-        let allowed = if self.receiving.load(Ordering::Relaxed) { head } else { IDLE };
-        let spent = self.now().saturating_sub(self.since.load(Ordering::Relaxed));
-        allowed.saturating_sub(Duration::from_millis(spent as u64))
-    }
-
-    /// Ends when the peer has taken more than `head` for the head of a request, or more than
-    /// [`IDLE`] for nothing.
-    async fn too_slow(&self, head: Duration) {
-        loop {
-            let left = self.left(head);
-            if left.is_zero() {
-                return;
-            }
-            // What it does may change meanwhile, and then be due earlier.
-            tokio::time::sleep(left.min(head)).await;
-        }
-    }
-}
-
-/// Counts one request until its answer is there.
-struct Busy(Arc<Activity>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.since.store(self.0.now(), Ordering::Relaxed);
-        self.0.answering.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A stream that reports when bytes come.
-struct Watched<I> {
-    io: I,
-    activity: Arc<Activity>,
-}
-
-impl<I: Read + Unpin> Read for Watched<I> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_read(context, buffer);
-        if matches!(polled, Poll::Ready(Ok(()))) {
-            self.activity.received();
-        }
-        polled
-    }
-}
-
-impl<I: Write + Unpin> Write for Watched<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, bytes)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn slow_heads_end_and_idle_connections_last_longer() {
-        let head = Duration::from_millis(20);
-        let activity = Arc::new(Activity::new());
-        assert!(activity.left(head) <= head);
-        let busy = Activity::begin(&activity, Version::HTTP_11);
-        assert_eq!(activity.left(head), head);
-        drop(busy);
-        assert!(activity.left(head) > head);
-        activity.received();
-        assert!(activity.left(head) <= head);
-        std::thread::sleep(Duration::from_millis(25));
-        activity.too_slow(head).await;
-        let _http2 = Activity::begin(&activity, Version::HTTP_2);
-        activity.received();
-        assert!(!activity.receiving.load(Ordering::Relaxed));
-    }
-}
+mod tests;

@@ -10,7 +10,6 @@ use crate::http::call::{Answered, Call, Format, name, respond};
 use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{Metadata, Tally};
-use crate::http::openapi::ProblemAnswer;
 use crate::metrics::Code;
 use crate::recency::Status;
 use crate::registry::Registry;
@@ -40,10 +39,6 @@ struct EntityQuery {
         ("views" = Option<String>, Query, description = "Only these views, separated by commas")),
     responses(
         (status = 200, description = "By view", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(call: Call) -> Answered {

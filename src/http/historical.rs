@@ -23,7 +23,7 @@ use crate::http::lookup_answer::{ManyAnswers, Metadata};
 use crate::http::lookup_request::{
     Said, Wanted, check_values, lookup_body, read_optional_time, too_many, values_per_row,
 };
-use crate::http::openapi::{HistoricalRequest, ProblemAnswer, RowsAnswer};
+use crate::http::openapi::{HistoricalRequest, RowsAnswer};
 use crate::http::push::off_the_lookups;
 use crate::http::text::{Pairs, Text};
 use crate::ids::ProjectId;
@@ -68,10 +68,6 @@ pub(super) struct Spine {
     responses(
         (status = 200, description = "A row per row; Arrow or Parquet if accepted",
             body = RowsAnswer),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {

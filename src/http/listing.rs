@@ -11,7 +11,6 @@ use crate::engine::EntityPage;
 use crate::engine::error::Problem;
 use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, name, respond};
-use crate::http::openapi::ProblemAnswer;
 use crate::http::register::to_json;
 use crate::metrics::Code;
 use crate::registry::describe::Filter;
@@ -59,10 +58,6 @@ struct EntitiesQuery {
         ("cursor" = Option<String>, Query, description = "After this page")),
     responses(
         (status = 200, description = "A page", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn features(call: Call) -> Answered {
@@ -99,10 +94,6 @@ pub(super) async fn features(call: Call) -> Answered {
     params(("name" = String, Path, description = "A view, or a reference")),
     responses(
         (status = 200, description = "A view or feature", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn feature(call: Call) -> Answered {
@@ -116,10 +107,6 @@ pub(super) async fn feature(call: Call) -> Answered {
     get, path = "/api/v1/entities", tag = "definitions",
     responses(
         (status = 200, description = "Every entity type", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn entity_types(call: Call) -> Answered {
@@ -133,10 +120,6 @@ pub(super) async fn entity_types(call: Call) -> Answered {
     get, path = "/api/v1/views", tag = "definitions",
     responses(
         (status = 200, description = "Every view", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn views(call: Call) -> Answered {
@@ -151,10 +134,6 @@ pub(super) async fn views(call: Call) -> Answered {
     params(("view" = String, Path, description = "Its name")),
     responses(
         (status = 200, description = "One view", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn view(call: Call) -> Answered {
@@ -169,10 +148,6 @@ pub(super) async fn view(call: Call) -> Answered {
     get, path = "/api/v1/services", tag = "definitions",
     responses(
         (status = 200, description = "Every service", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn services(call: Call) -> Answered {
@@ -187,10 +162,6 @@ pub(super) async fn services(call: Call) -> Answered {
     params(("service" = String, Path, description = "Its name")),
     responses(
         (status = 200, description = "One service", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn service(call: Call) -> Answered {
@@ -209,10 +180,6 @@ pub(super) async fn service(call: Call) -> Answered {
         ("cursor" = Option<String>, Query, description = "After this page")),
     responses(
         (status = 200, description = "A page of the entities that have a row", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn entities(call: Call) -> Answered {
@@ -237,10 +204,6 @@ pub(super) async fn entities(call: Call) -> Answered {
     params(("entity_type" = String, Path, description = "Their type")),
     responses(
         (status = 200, description = "How many entities have a row", body = Object),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn entity_count(call: Call) -> Answered {

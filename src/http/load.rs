@@ -5,21 +5,21 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::engine::Engine;
 use crate::engine::error::Problem;
-use crate::engine::load::{EventTimes, LoadOptions, Loaded};
+use crate::engine::load::{EventTimes, LoadOptions, LoadTurn, Loaded};
 use crate::engine::spool::Spool;
-use crate::http::body::{declared_length, late, malformed};
+use crate::http::body::{self, declared_length, discard, late, malformed, refuse_unread};
 use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::held::Held;
 use crate::http::lookup_request;
-use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::http::register::to_json;
 use crate::limits::Limits;
-use crate::metrics::Code;
+use crate::metrics::{Code, Metrics};
 use crate::time::EventTime;
 use crate::value::json::shorten;
 
@@ -71,10 +71,6 @@ pub(super) struct LoadedJson {
     request_body(content = Vec<u8>, content_type = "application/vnd.apache.parquet"),
     responses(
         (status = 200, description = "Loaded", body = LoadedJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {
@@ -84,13 +80,18 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let registry = engine.registry();
     let project = call.project(&registry)?;
     let view = Arc::clone(registry.view_named(project, &query.view)?);
-    let limits = engine.limits();
-    if let Some(declared) = declared_length(&call.head.headers) {
-        check_length(declared, limits)?;
-    }
-    let spooling = Arc::clone(&engine);
-    let spool = off_the_lookups(move || spooling.spool()).await?;
-    let spool = receive(call.streamed_body()?, spool, limits).await?;
+    let mut body = call.streamed_body()?;
+    // The turn is held from before the upload to the end of the load, so that no file is received
+    // in vain.
+    let (turn, spool) = match admit(&call, &engine).await {
+        Ok(admitted) => admitted,
+        Err(problem) => {
+            refuse_unread(&call.head.headers, body);
+            return Err(problem);
+        }
+    };
+    let received = receive(&mut body, spool, (engine.limits(), &call.door.metrics)).await;
+    let spool = received.inspect_err(|_| discard(body))?;
     if spool.length() == 0 {
         return Err(malformed("the body is empty; send a Parquet file"));
     }
@@ -105,7 +106,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
         ignored_columns,
         sequence,
         loaded_before,
-    } = engine.load(view, spool.finish(), options, report).await?;
+    } = engine.load(turn, view, spool.finish(), options, report).await?;
     let json = LoadedJson {
         rows,
         written,
@@ -139,6 +140,20 @@ fn options(query: &LoadQuery) -> Result<LoadOptions, Problem> {
     Ok(LoadOptions { event_time, time_unit, refuse_nan })
 }
 
+/// Whether the upload may begin, and where it goes.
+async fn admit(call: &Call, engine: &Arc<Engine>) -> Result<(LoadTurn, Spool), Problem> {
+    if let Some(declared) = declared_length(&call.head.headers) {
+        check_length(declared, engine.limits())?;
+    }
+    let turn = engine.begin_load()?;
+    let engine = Arc::clone(engine);
+    off_the_lookups(move || {
+        let spool = engine.spool(&turn)?;
+        Ok((turn, spool))
+    })
+    .await
+}
+
 fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {
     let limit = limits.load_bytes;
     if bytes > limit {
@@ -149,24 +164,28 @@ fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {
 }
 
 /// Writes the body to the spool as it comes; each part has to come within `limits.body_timeout`.
-async fn receive(mut body: Body, mut spool: Spool, limits: &Limits) -> Result<Spool, Problem> {
+async fn receive(
+    body: &mut Body,
+    mut spool: Spool,
+    (limits, metrics): (&Limits, &Arc<Metrics>),
+) -> Result<Spool, Problem> {
     let mut part: Vec<u8> = Vec::with_capacity(PART_BYTES);
+    let mut held = Held::nothing(metrics);
     loop {
-        let next = tokio::time::timeout(limits.body_timeout.to_std(), body.frame());
-        let frame = next.await.map_err(|_| late(limits))?;
-        let done = frame.is_none();
-        if let Some(frame) = frame {
-            let frame = frame.map_err(|error| malformed(format!("the body broke off: {error}")))?;
-            if let Ok(data) = frame.into_data() {
-                part.extend_from_slice(&data);
-            }
+        let next = tokio::time::timeout(limits.body_timeout.to_std(), body::next(body));
+        let piece = next.await.map_err(|_| late(limits))??;
+        let done = piece.is_none();
+        if let Some(piece) = piece {
+            held.add(limits, piece.len())?;
+            part.extend_from_slice(&piece);
         }
         check_length(spool.length() + part.len() as u64, limits)?;
         if part.len() >= PART_BYTES || (done && !part.is_empty()) {
-            (spool, part) = off_the_lookups(move || {
+            (spool, part, held) = off_the_lookups(move || {
                 spool.write(&part)?;
                 part.clear();
-                Ok((spool, part))
+                held.release();
+                Ok((spool, part, held))
             })
             .await?;
         }

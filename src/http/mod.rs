@@ -14,6 +14,8 @@ mod call;
 
 mod body;
 
+mod held;
+
 mod text;
 
 mod problem;

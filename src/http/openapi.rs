@@ -7,11 +7,13 @@ use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::{OpenApi, ToSchema};
+use utoipa::openapi::{Content, Ref, ResponseBuilder};
+use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::{
-    batch, cache, docs, entity, historical, listing, load, online, operations, push, register,
+    batch, cache, docs, entity, historical, listing, load, online, operations, problem, push,
+    register,
 };
 
 /// The description of every route.
@@ -50,9 +52,35 @@ use crate::http::{
         docs::page,
         docs::file,
     ),
-    components(schemas(OnlineRequest, BatchRequest, HistoricalRequest, PushRequest))
+    components(schemas(OnlineRequest, BatchRequest, HistoricalRequest, PushRequest, ProblemAnswer)),
+    modifiers(&Refusals)
 )]
 struct Api;
+
+/// Says of every operation how it refuses.
+struct Refusals;
+
+impl Modify for Refusals {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let refusals = [
+            ("4XX", "Refused; the code says why"),
+            ("5XX", "Failed; the code says whether to retry"),
+        ];
+        for path in api.paths.paths.values_mut() {
+            let operations = [&mut path.get, &mut path.post, &mut path.delete];
+            for operation in operations.into_iter().flatten() {
+                for (status, said) in refusals {
+                    let problem = Content::new(Some(Ref::from_schema_name("ProblemAnswer")));
+                    let response = ResponseBuilder::new()
+                        .description(said)
+                        .content(problem::MEDIA_TYPE, problem)
+                        .build();
+                    operation.responses.responses.insert(status.to_owned(), response.into());
+                }
+            }
+        }
+    }
+}
 
 /// Answers the route.
 #[utoipa::path(
@@ -247,6 +275,25 @@ mod tests {
         }
         let routes = ROUTES.iter().map(|entry| format!("{} {}", entry.verb.as_str(), entry.path));
         assert_eq!(described, routes.collect::<BTreeSet<_>>());
+    }
+
+    #[test]
+    fn every_operation_says_how_it_refuses() {
+        let document = serde_json::to_value(Api::openapi()).unwrap();
+        let mut operations = 0;
+        for (path, verbs) in document["paths"].as_object().unwrap() {
+            for (verb, operation) in verbs.as_object().unwrap() {
+                operations += 1;
+                for status in ["4XX", "5XX"] {
+                    let response = &operation["responses"][status];
+                    let schema = &response["content"]["application/problem+json"]["schema"];
+                    let expected = "#/components/schemas/ProblemAnswer";
+                    assert_eq!(schema["$ref"], expected, "{verb} {path} {status}");
+                    assert!(!response["description"].as_str().unwrap().is_empty());
+                }
+            }
+        }
+        assert_eq!(operations, ROUTES.len());
     }
 
     #[test]

@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 use crate::engine::error::Problem;
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::door::Door;
-use crate::http::openapi::ProblemAnswer;
 use crate::http::register::to_json;
 use crate::metrics::render::CONTENT_TYPE as METRICS_TYPE;
 use crate::metrics::{Code, ViewRows, WritesState};
@@ -46,10 +45,6 @@ pub(super) struct ReadyJson {
     get, path = "/health", tag = "operations",
     responses(
         (status = 200, description = "Alive", body = HealthJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn health(call: Call) -> Answered {
@@ -67,10 +62,6 @@ pub(super) async fn health(call: Call) -> Answered {
     get, path = "/ready", tag = "operations",
     responses(
         (status = 200, description = "Answers requests", body = ReadyJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn ready(call: Call) -> Answered {

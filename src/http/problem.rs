@@ -8,8 +8,11 @@ use axum::http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
 
 use crate::engine::error::Problem;
+use crate::http::request_id;
 use crate::metrics::Code;
 
+/// What every problem is.
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 /// Longest detail, in bytes; what a caller sent may be quoted in it.
 const DETAIL_BYTES: usize = 2048;
 
@@ -66,11 +69,28 @@ pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(json(problem, request_id)));
     *response.status_mut() = status(problem.code);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
     if let Some(seconds) = problem.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// The bytes of an HTTP/1.1 answer that says `problem` where there is no request to answer; the
+/// connection ends with it.
+pub(super) fn alone(problem: &Problem) -> Vec<u8> {
+    let id = request_id::new();
+    let id = request_id::text(&id);
+    let body = json(problem, id);
+    let status = status(problem.code);
+    let retry_after =
+        problem.retry_after.map_or(String::new(), |seconds| format!("retry-after: {seconds}\r\n"));
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {MEDIA_TYPE}\r\nx-request-id: {id}\r\n\
+         {retry_after}connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
 }
 
 /// The methods a path has, for a request with another one.

@@ -15,7 +15,7 @@ use crate::engine::{Engine, Idempotency};
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::lookup_request;
-use crate::http::openapi::{AcceptedAnswer, ProblemAnswer, PushRequest};
+use crate::http::openapi::{AcceptedAnswer, PushRequest};
 use crate::http::push_columns::{self, ColumnsPush};
 use crate::http::push_rows::{self, PushRow};
 use crate::http::text::{Pairs, Text};
@@ -77,10 +77,6 @@ pub(super) struct Against<'a> {
     request_body = PushRequest,
     responses(
         (status = 200, description = "Written, all rows", body = AcceptedAnswer),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {

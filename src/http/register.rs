@@ -10,7 +10,6 @@ use crate::engine::define::{DefineOptions, Defined, OnError};
 use crate::engine::error::Problem;
 use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, name, respond};
-use crate::http::openapi::ProblemAnswer;
 use crate::http::push::{off_the_lookups, with_sequence};
 use crate::ids::Sequence;
 use crate::metrics::Code;
@@ -60,10 +59,6 @@ pub(super) struct DefinedJson {
     request_body(content = Object, description = "The tree of a definition file"),
     responses(
         (status = 200, description = "What changed", body = DefinedJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {
@@ -100,10 +95,6 @@ pub(super) async fn handle(mut call: Call) -> Answered {
         ("data" = Option<String>, Query, description = "Only keep")),
     responses(
         (status = 200, description = "Dropped", body = DefinedJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn drop_view(call: Call) -> Answered {
@@ -133,10 +124,6 @@ pub(super) async fn drop_view(call: Call) -> Answered {
     params(("service" = String, Path, description = "Its name")),
     responses(
         (status = 200, description = "Dropped", body = DefinedJson),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn drop_service(call: Call) -> Answered {

@@ -77,9 +77,9 @@ impl Gauge {
         self.set(u64::try_from(time.micros()).unwrap_or(0));
     }
 
-    /// Adds `count`.
-    pub fn add(&self, count: u64) {
-        self.0.fetch_add(count, Ordering::Relaxed);
+    /// Adds `count`; says what it was before.
+    pub fn add(&self, count: u64) -> u64 {
+        self.0.fetch_add(count, Ordering::Relaxed)
     }
 
     /// Takes `count` away; every call matches an [`Gauge::add`] before it.
@@ -264,11 +264,21 @@ plain! {
     checkpoint_completed: Gauge Micros "larder_checkpoint_completed_timestamp_seconds"
         "When the newest checkpoint was completed, as Unix time; 0 if there is none.",
     connections_open: Gauge Gauge "larder_connections_open"
-        "Open connections.",
+        "Open connections to the API, those beyond `limits.connections` that are being refused \
+         included.",
     connections_accepted: Counter Counter "larder_connections_accepted_total"
-        "Connections accepted.",
+        "Connections to the API accepted.",
     connections_refused: Counter Counter "larder_connections_refused_total"
-        "Connections refused because `limits.connections` were open; the first 256 beyond get a 503.",
+        "Connections to the API refused because `limits.connections` were open; the first 256 \
+         beyond get a 503.",
+    operations_open: Gauge Gauge "larder_operations_connections_open"
+        "Open connections to the operations listener.",
+    operations_accepted: Counter Counter "larder_operations_connections_accepted_total"
+        "Connections to the operations listener accepted.",
+    operations_refused: Counter Counter "larder_operations_connections_refused_total"
+        "Connections to the operations listener refused because 64 were open.",
+    held_body_bytes: Gauge Gauge "larder_held_body_bytes"
+        "Bytes of request bodies held, over all connections; `limits.held_body_bytes` bounds them.",
 }
 
 impl Metrics {

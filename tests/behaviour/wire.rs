@@ -11,6 +11,7 @@ use crate::process::Client;
 
 const PUSH: &str = "/api/v1/features/push";
 const LIMIT: (u16, &str) = (413, "LIMIT_EXCEEDED");
+const BROKEN: (u16, &str) = (400, "MALFORMED_REQUEST");
 
 #[test]
 fn whatever_arrives_the_server_goes_on_answering() {
@@ -62,7 +63,7 @@ fn large_bodies(door: &mut Door) {
 }
 
 fn broken_heads(door: &mut Door) {
-    let long = format!("GET /health HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let long = format!("GET /health HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(200_000));
     let many = format!("GET /health HTTP/1.1\r\nhost: x\r\n{}\r\n", "x: y\r\n".repeat(200));
     let path = format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(80_000));
     let heads: &[(&str, &[u8])] = &[
@@ -82,14 +83,14 @@ fn broken_heads(door: &mut Door) {
     ];
     for (what, head) in heads {
         let mut client = exchange(door, &[head]);
-        // These have no request to answer: the connection ends, at most with a word of why.
-        match client.read() {
-            Ok(reply) => {
-                door.holds(&format!("{what}: {reply}"), (400..500).contains(&reply.status));
-                door.holds(&format!("{what} ends the connection"), ends(&mut client));
-            }
-            Err(_) => door.holds(&format!("{what} ends the connection"), ends(&mut client)),
-        }
+        let large = what.contains("huge") || what.contains("many");
+        let expected = if large { LIMIT } else { BROKEN };
+        let found = client.read().map(|reply| {
+            let close = reply.header("connection") == Some("close");
+            is_problem(&reply, expected, "the head of the request").map(|()| close)
+        });
+        door.holds(&format!("{what}: {found:?}"), matches!(found, Ok(Ok(true))));
+        door.holds(&format!("{what} ends the connection"), ends(&mut client));
         let health = door.get("/health");
         door.equal(what, &health, &json!({"status": "ok"}));
     }
@@ -114,14 +115,15 @@ fn broken_bodies(door: &mut Door) {
     let beyond = format!("{}{row}and more", head(row.len() - 1));
     let mut client = exchange(door, &[beyond.as_bytes()]);
     let reply = client.read();
-    let found = reply.map(|reply| is_problem(&reply, (400, "MALFORMED_REQUEST"), "EOF"));
+    let found = reply.map(|reply| is_problem(&reply, BROKEN, "EOF"));
     door.holds(&format!("beyond its length: {found:?}"), matches!(found, Ok(Ok(()))));
     door.holds("beyond its length, it ends", ends(&mut client));
     let chunks = format!(
         "POST {PUSH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n{row}\r\n0\r\n\r\n"
     );
     let reply = exchange(door, &[chunks.as_bytes()]).read();
-    door.holds("chunks that are none", reply.map_or(true, |reply| reply.status == 400));
+    let found = reply.map(|reply| is_problem(&reply, BROKEN, "the body broke off"));
+    door.holds(&format!("chunks that are none: {found:?}"), matches!(found, Ok(Ok(()))));
     // Nobody waits for the answer.
     for _ in 0..20 {
         let mut stream = TcpStream::connect(door.server.address()).expect("it accepts");
@@ -143,5 +145,7 @@ fn pipelines(door: &mut Door) {
         let answered = client.read().is_ok_and(|reply| reply.status == 200);
         door.holds("what stands before the garbage", answered);
     }
+    let found = client.read().map(|reply| is_problem(&reply, BROKEN, "the head of the request"));
+    door.holds(&format!("the garbage: {found:?}"), matches!(found, Ok(Ok(()))));
     door.holds("garbage ends a pipeline", ends(&mut client));
 }

@@ -63,11 +63,12 @@ pub(crate) async fn load(
     path: &Path,
     options: LoadOptions,
 ) -> Result<Loaded, Problem> {
-    let mut spool = engine.spool()?;
+    let turn = engine.begin_load()?;
+    let mut spool = engine.spool(&turn)?;
     spool.write(&std::fs::read(path).expect("the file is there"))?;
     let registry = engine.registry();
     let view = registry.view_named(PROJECT, view).expect("the view is defined").clone();
-    engine.load(view, spool.finish(), options, |_, _| {}).await
+    engine.load(turn, view, spool.finish(), options, |_, _| {}).await
 }
 
 /// An answer that owns its value.
