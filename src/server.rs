@@ -21,7 +21,7 @@ use crate::engine::Engine;
 use crate::engine::open::{OpenError, Options, open};
 use crate::http::accept::{Connections, Incoming, accept};
 use crate::http::door::Door;
-use crate::http::router::{Listener, router};
+use crate::http::router::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::online::TierLimits;
 use crate::time::{Clock, SystemClock};
@@ -226,12 +226,12 @@ impl Doors {
         let of = |listener| Connections::new(listener, &config.limits, metrics);
         let (of_api, of_operations) = (of(Listener::Api), of(Listener::Operations));
         let mut begin = |incoming, listener| {
-            let router = router(door, listener);
+            let routes = Routes::new(door, listener);
             let connections = Arc::clone(match listener {
                 Listener::Api => &of_api,
                 Listener::Operations => &of_operations,
             });
-            self.tasks.spawn(accept(incoming, router, connections, stopped.clone()));
+            self.tasks.spawn(accept(incoming, routes, connections, stopped.clone()));
         };
         let (api, listen) = bind(config.server.listen).await?;
         let operations = match config.server.operations_listen {

@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use jiff::civil;
+use jiff::fmt::temporal::DateTimePrinter;
 use jiff::tz::TimeZone;
 
 /// An integer time before 1990 in microseconds is taken for a mistaken unit, not for history.
@@ -76,6 +77,19 @@ instant! {
     /// When the server accepted it. Microseconds since the Unix epoch, UTC; never decreases with
     /// the sequence.
     ArrivalTime
+}
+
+impl EventTime {
+    /// Appends what `Display` writes. Every answer of a lookup says a time, so this goes around
+    /// [`fmt::Formatter`].
+    pub fn write_to(self, out: &mut Vec<u8>) {
+        static PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(6));
+        let printed = Timestamp::from_microsecond(self.0)
+            .is_ok_and(|timestamp| PRINTER.print_timestamp(&timestamp, &mut *out).is_ok());
+        if !printed {
+            out.extend_from_slice(self.to_string().as_bytes());
+        }
+    }
 }
 
 impl ArrivalTime {
@@ -349,6 +363,19 @@ impl Stopwatch {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_written_one_way() {
+        let check = |micros: i64| {
+            let (time, mut out) = (EventTime::from_micros(micros), b"at ".to_vec());
+            time.write_to(&mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("at {time}"));
+        };
+        for micros in [0, -1, 1, 1_769_860_800_123_456, -62_135_596_800_000_000, 1_000_000] {
+            check(micros);
+        }
+        [i64::MIN, i64::MAX, 253_402_207_200_000_000].into_iter().for_each(check);
+    }
 
     #[test]
     fn reads_rfc_3339_with_and_without_offset() {

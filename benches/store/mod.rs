@@ -61,5 +61,6 @@ pub(crate) async fn with_definitions(
     let definitions = Definitions::parse_toml("bench", definitions).expect("valid definitions");
     let options = DefineOptions::default();
     engine.define(definitions, options).await.expect("definitions fit an empty store");
+    assert_eq!(engine.registry().project("default"), Some(PROJECT));
     engine
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use tokio::runtime::{Builder, Runtime};
-use tower_service::Service;
 use ureq::http::Request;
 
 use crate::cli::failure::Failure;
@@ -24,7 +23,7 @@ use crate::engine::load::Loaded;
 use crate::engine::open::{self, OpenError};
 use crate::history;
 use crate::http::door::Door;
-use crate::http::router::{Listener, router};
+use crate::http::router::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::registry::DEFAULT_PROJECT;
 use crate::registry::definitions::Definitions;
@@ -79,10 +78,10 @@ impl Directory {
         let metrics = self.engine.metrics().clone();
         let door = Door::new(self.engine.limits().clone(), metrics, Arc::new(SystemClock));
         door.open(self.engine.clone());
-        let mut routes = router(&Arc::new(door), Listener::Api);
+        let mut routes = Routes::new(&Arc::new(door), Listener::Api);
         let request = Request::get(path).body(Empty::<Bytes>::new()).map_err(Failure::wrong_use)?;
         self.runtime.block_on(async {
-            let response = routes.call(request).await.map_err(Failure::failed)?;
+            let response = routes.answer(request).await;
             let status = response.status();
             let body = response.into_body().collect().await.map_err(Failure::failed)?.to_bytes();
             if status.is_success() { Ok(body.into()) } else { Err(Failure::of_answer(&body)) }

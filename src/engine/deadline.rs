@@ -18,7 +18,12 @@ pub struct Deadline {
 impl Deadline {
     /// `span` from now.
     pub fn after(span: Span) -> Self {
-        Self { started: Stopwatch::start(), allowed: span.to_std() }
+        Self::since(Stopwatch::start(), span)
+    }
+
+    /// `span` from when `started` was started.
+    pub fn since(started: Stopwatch, span: Span) -> Self {
+        Self { started, allowed: span.to_std() }
     }
 
     /// What is left; zero once it has passed.

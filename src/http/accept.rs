@@ -6,14 +6,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::engine::error::Problem;
-use crate::http::router::Listener;
+use crate::http::router::{Listener, Routes};
 use crate::http::{connection, problem};
 use crate::limits::Limits;
 use crate::metrics::{Code, Counter, Gauge, Metrics};
@@ -114,7 +113,7 @@ impl Drop for Place {
 /// the future ends all connections.
 pub async fn accept(
     incoming: Incoming,
-    router: Router,
+    routes: Routes,
     connections: Arc<Connections>,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -127,10 +126,10 @@ pub async fn accept(
             Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
             accepted = next(&incoming) => match accepted {
                 Ok(Stream::Tcp(stream)) => {
-                    take(stream, &mut tasks, (&router, &connections), &until);
+                    take(stream, &mut tasks, (&routes, &connections), &until);
                 }
                 Ok(Stream::Unix(stream)) => {
-                    take(stream, &mut tasks, (&router, &connections), &until);
+                    take(stream, &mut tasks, (&routes, &connections), &until);
                 }
                 Err(error) => {
                     // A connection that was gone before it was accepted is no reason to wait.
@@ -174,7 +173,7 @@ async fn next(incoming: &Incoming) -> io::Result<Stream> {
 fn take<S>(
     stream: S,
     tasks: &mut JoinSet<()>,
-    (router, connections): (&Router, &Arc<Connections>),
+    (routes, connections): (&Routes, &Arc<Connections>),
     stop: &watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -193,10 +192,10 @@ fn take<S>(
         return;
     }
     connections.accepted().increment();
-    let (router, stop) = (router.clone(), stop.clone());
+    let (routes, stop) = (routes.clone(), stop.clone());
     tasks.spawn(async move {
         let Connections { limits, metrics, .. } = &*place.connections;
-        connection::serve(stream, router, (limits, Arc::clone(metrics)), stop).await;
+        connection::serve(stream, routes, (limits, Arc::clone(metrics)), stop).await;
         drop(place);
     });
 }

@@ -5,8 +5,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::http::Response;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -16,7 +14,7 @@ use crate::engine::lookup::Batch;
 use crate::http::arrow_answer::ColumnarAnswer;
 use crate::http::asked::{Asked, IdField};
 use crate::http::body::{self, malformed};
-use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::call::{Answered, Call, Format, Reply, respond};
 use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata, check_strict};
@@ -116,7 +114,7 @@ async fn answer(
     call: &Call,
     request: &BatchBody<'_>,
     deadline: Deadline,
-) -> Result<(Response<Body>, Arc<Asked>), Problem> {
+) -> Result<(Reply, Arc<Asked>), Problem> {
     let engine = call.engine()?;
     let limits = engine.limits();
     let wanted = request.wanted(limits)?;

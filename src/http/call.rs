@@ -11,6 +11,7 @@ use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response};
 use bytes::Bytes;
+use http_body_util::Full;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -32,8 +33,11 @@ const TIMEOUT: HeaderName = HeaderName::from_static("larder-timeout-ms");
 /// Longest timeout a request may ask for.
 const LONGEST_TIMEOUT: Span = Span::from_seconds(3_600);
 
+/// A whole answer.
+pub(super) type Reply = Response<Full<Bytes>>;
+
 /// What a handler answers.
-pub(super) type Answered = Result<Response<Body>, Problem>;
+pub(super) type Answered = Result<Reply, Problem>;
 
 /// A request.
 pub(super) struct Call {
@@ -88,12 +92,12 @@ impl Call {
     /// The time the request allows, from `Larder-Timeout-Ms` or `limits.request_timeout`.
     pub(super) fn deadline(&self) -> Result<Deadline, Problem> {
         let Some(given) = self.head.headers.get(&TIMEOUT) else {
-            return Ok(Deadline::after(self.door.limits.request_timeout));
+            return Ok(Deadline::since(self.started, self.door.limits.request_timeout));
         };
         let millis: Option<i64> = given.to_str().ok().and_then(|text| text.parse().ok());
         let span = millis.and_then(|millis| millis.checked_mul(1_000)).map(Span::from_micros);
         match span.filter(|span| *span > Span::from_micros(0) && *span <= LONGEST_TIMEOUT) {
-            Some(span) => Ok(Deadline::after(span)),
+            Some(span) => Ok(Deadline::since(self.started, span)),
             None => Err(malformed(format!(
                 "Larder-Timeout-Ms is {given:?}, expected a number from 1 to {}",
                 LONGEST_TIMEOUT.micros() / 1_000
@@ -237,8 +241,8 @@ impl Format {
 }
 
 /// A response of `body` in `format`.
-pub(super) fn respond(format: Format, body: Vec<u8>) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
+pub(super) fn respond(format: Format, body: Vec<u8>) -> Reply {
+    let mut response = Response::new(Full::from(body));
     let media_type = HeaderValue::from_static(format.media_type());
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response

@@ -2,23 +2,23 @@
 //!
 //! It does not know how connections are accepted.
 
+use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
 use axum::http::Request;
+use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tower_service::Service;
 
 use crate::http::accept::told_to;
+use crate::http::router::{AnswerBody, Routes};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 
@@ -43,19 +43,19 @@ const STREAMS: u32 = 128;
 /// Serves a connection until it ends, or is idle once `stop` says so.
 pub(super) async fn serve<S>(
     stream: S,
-    router: Router,
+    routes: Routes,
     (limits, metrics): (&Limits, Arc<Metrics>),
     stop: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let patience = Patience { head: limits.header_timeout.to_std(), idle: IDLE };
-    converse(stream, router, (patience, metrics), stop).await;
+    converse(stream, routes, (patience, metrics), stop).await;
 }
 
 async fn converse<S>(
     stream: S,
-    router: Router,
+    routes: Routes,
     (patience, metrics): (Patience, Arc<Metrics>),
     mut stop: watch::Receiver<bool>,
 ) where
@@ -66,11 +66,11 @@ async fn converse<S>(
     let of_requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut turn = of_requests.begin(request.version());
-        let mut router = router.clone();
+        let mut routes = routes.clone();
         async move {
-            let response = router.call(request).await;
+            let response = routes.answer(request).await;
             turn.answered();
-            response.map(|response| response.map(|body| Answer { body, _turn: turn }))
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _turn: turn }))
         }
     });
     let builder = builder();
@@ -93,18 +93,18 @@ async fn converse<S>(
 
 /// The body of an answer, with its turn until hyper has taken it.
 struct Answer {
-    body: Body,
+    body: AnswerBody,
     _turn: Turn,
 }
 
 impl HttpBody for Answer {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = axum::BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         Pin::new(&mut self.body).poll_frame(context)
     }
 

@@ -4,9 +4,9 @@
 
 use std::sync::{Arc, OnceLock};
 
-use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
 use utoipa_swagger_ui::Config;
 
 use crate::engine::error::Problem;
@@ -21,7 +21,7 @@ use crate::metrics::Code;
     )
 )]
 pub(super) async fn redirect(_call: Call) -> Answered {
-    let mut response = Response::new(Body::empty());
+    let mut response = Response::new(Full::default());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/docs/"));
     Ok(response)
@@ -56,7 +56,7 @@ pub(super) async fn file(call: Call) -> Answered {
     let Some(file) = file else {
         return Err(Problem::new(Code::NoSuchRoute, "the API page has no such file"));
     };
-    let mut response = Response::new(Body::from(file.bytes.into_owned()));
+    let mut response = Response::new(Full::from(file.bytes.into_owned()));
     if let Ok(media_type) = HeaderValue::from_str(&file.content_type) {
         response.headers_mut().insert(CONTENT_TYPE, media_type);
     }

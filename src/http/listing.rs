@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::engine::EntityPage;
 use crate::engine::error::Problem;
 use crate::http::body::malformed;
-use crate::http::call::{Answered, Call, Format, name, respond};
+use crate::http::call::{Answered, Call, Format, Reply, name, respond};
 use crate::http::register::to_json;
 use crate::metrics::Code;
 use crate::registry::describe::Filter;
@@ -216,7 +216,7 @@ pub(super) async fn entity_count(call: Call) -> Answered {
     Ok(answer(&json!({ "entity_type": entity.name, "count": count })))
 }
 
-fn answer(json: &impl Serialize) -> axum::response::Response {
+fn answer(json: &impl Serialize) -> Reply {
     respond(Format::Json, to_json(json))
 }
 

@@ -2,9 +2,9 @@
 //!
 //! It does not know how any of it is measured.
 
-use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Response};
+use http_body_util::Full;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -90,7 +90,7 @@ pub(super) async fn ready(call: Call) -> Answered {
 pub(super) async fn metrics(call: Call) -> Answered {
     let door = &call.door;
     let text = door.metrics.render(&view_rows(door), door.clock.now());
-    let mut response = Response::new(Body::from(text));
+    let mut response = Response::new(Full::from(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     Ok(response)
 }

@@ -2,12 +2,13 @@
 //!
 //! It does not know why a request was refused.
 
-use axum::body::Body;
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
 use serde::Serialize;
 
 use crate::engine::error::Problem;
+use crate::http::call::Reply;
 use crate::http::request_id;
 use crate::metrics::Code;
 
@@ -65,8 +66,8 @@ fn cut(detail: &str) -> &str {
 }
 
 /// The response that says `problem` to the request with this id.
-pub(super) fn respond(problem: &Problem, request_id: &str) -> Response<Body> {
-    let mut response = Response::new(Body::from(json(problem, request_id)));
+pub(super) fn respond(problem: &Problem, request_id: &str) -> Reply {
+    let mut response = Response::new(Full::from(json(problem, request_id)));
     *response.status_mut() = status(problem.code);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
@@ -94,7 +95,7 @@ pub(super) fn alone(problem: &Problem) -> Vec<u8> {
 }
 
 /// The methods a path has, for a request with another one.
-pub(super) fn allow(response: &mut Response<Body>, methods: &str) {
+pub(super) fn allow(response: &mut Reply, methods: &str) {
     if let Ok(methods) = HeaderValue::from_str(methods) {
         response.headers_mut().insert(ALLOW, methods);
     }

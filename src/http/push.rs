@@ -13,7 +13,7 @@ use crate::engine::error::Problem;
 use crate::engine::writes::{Accepted, WriteBatch};
 use crate::engine::{Engine, Idempotency};
 use crate::http::body::{self, malformed};
-use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::call::{Answered, Call, Format, Reply, respond};
 use crate::http::lookup_request;
 use crate::http::openapi::{AcceptedAnswer, PushRequest};
 use crate::http::push_columns::{self, ColumnsPush};
@@ -186,7 +186,7 @@ fn idempotency(
     Ok(Idempotency { key, content })
 }
 
-fn answer(accepted: Accepted, nans: u64) -> axum::response::Response {
+fn answer(accepted: Accepted, nans: u64) -> Reply {
     let Accepted { accepted, superseded, sequence, durability } = accepted;
     let mut out = Vec::with_capacity(128);
     let durability = durability.as_str();
@@ -200,10 +200,7 @@ fn answer(accepted: Accepted, nans: u64) -> axum::response::Response {
 }
 
 /// The response with the header that names the sequence of a write.
-pub(super) fn with_sequence(
-    mut response: axum::response::Response,
-    sequence: Sequence,
-) -> axum::response::Response {
+pub(super) fn with_sequence(mut response: Reply, sequence: Sequence) -> Reply {
     response.headers_mut().insert(SEQUENCE, HeaderValue::from(sequence.0));
     response
 }

@@ -214,7 +214,7 @@ pub fn write_string(text: &str, out: &mut Vec<u8>) {
 /// Appends an instant as a JSON string, RFC 3339 in UTC with microseconds.
 pub fn write_time(time: EventTime, out: &mut Vec<u8>) {
     out.push(b'"');
-    out.extend_from_slice(time.to_string().as_bytes());
+    time.write_to(out);
     out.push(b'"');
 }
 

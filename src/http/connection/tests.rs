@@ -1,11 +1,15 @@
 //! Connections over a pipe, so that every write can be a partial one.
 
+use axum::Router;
+use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::http::door::Door;
+use crate::http::router::Listener;
 use crate::metrics::Code;
 use crate::time::{Clock, SystemClock};
 
@@ -27,10 +31,14 @@ fn connect(pipe: usize, patience: Patience) -> (DuplexStream, JoinHandle<()>, Ar
     let router = Router::new()
         .route("/bare", axum::routing::get(bare))
         .route("/long", axum::routing::get(async || "x".repeat(LONG_ANSWER)));
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let door = Arc::new(Door::new(Limits::default(), Arc::clone(&metrics), clock));
+    let mut routes = Routes::new(&door, Listener::Operations);
+    routes.router = router;
     let with = (patience, Arc::clone(&metrics));
     let serving = tokio::spawn(async move {
         let (_stop, stopped) = watch::channel(false);
-        converse(server, router, with, stopped).await;
+        converse(server, routes, with, stopped).await;
     });
     (client, serving, metrics)
 }

@@ -7,7 +7,6 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http_body_util::BodyExt;
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
-use tower_service::Service;
 
 use super::*;
 use crate::disk::real::RealDisk;
@@ -59,7 +58,7 @@ async fn send(door: &Arc<Door>, line: &str, (format, body): (Format, &[u8])) -> 
     let (verb, path) = line.split_once(' ').unwrap();
     let request = Request::builder().method(verb).uri(path);
     let request = request.header(CONTENT_TYPE, format.media_type()).body(Body::from(body.to_vec()));
-    let response = router(door, Listener::Api).call(request.unwrap()).await.unwrap();
+    let response = Routes::new(door, Listener::Api).answer(request.unwrap()).await;
     let (head, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
     let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
@@ -94,9 +93,9 @@ async fn unknown_paths_and_methods_are_problems() {
 async fn the_operations_listener_serves_nothing_else() {
     let door = door();
     let get = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
-    let mut operations = router(&door, Listener::Operations);
-    assert_eq!(operations.call(get("/health")).await.unwrap().status(), 200);
-    assert_eq!(operations.call(get("/api/v1/views")).await.unwrap().status(), 404);
+    let mut operations = Routes::new(&door, Listener::Operations);
+    assert_eq!(operations.answer(get("/health")).await.status(), 200);
+    assert_eq!(operations.answer(get("/api/v1/views")).await.status(), 404);
 }
 
 #[tokio::test]
