@@ -166,8 +166,11 @@ fn a_dry_run_changes_nothing_and_exits_with_3() {
         larder(dir, &arguments)
     };
     apply(&["--dry-run"]).expect(3, &["user", "1 change"]);
-    apply(&["--dry-run"]).expect(3, &["user", "1 change"]);
     apply(&[]).expect(2, &["--yes"]);
+    assert!(!dir.join("data").exists(), "it was only a look");
+    write(dir, "view.toml", b"[view.v]\nentity = \"user\"\nfeatures = { x = \"int64\" }\n");
+    larder(dir, &["apply", "view.toml", "--dry-run", "--data", "data"]).expect(1, &["user"]);
+    assert!(!dir.join("data").exists(), "nor was this more");
     apply(&["--yes"]).expect(0, &["applied 1 change"]);
     apply(&["--dry-run"]).expect(0, &["no changes"]);
     apply(&["--yes"]).expect(0, &["no changes"]);
@@ -288,8 +291,14 @@ fn inspect_describes_segments_and_manifests() {
         .collect();
     let frames = ["segment of store", "first sequence 1", "sequences 1 to 12"];
     larder(dir, &["inspect", text(&segments[0])]).expect(0, &frames);
-    write(dir, "other", &[b'x'; 100]);
-    larder(dir, &["inspect", "other"]).expect(2, &["neither a segment nor a manifest"]);
+    for other in [b"".as_slice(), b"LS", b"short", &[b'x'; 100]] {
+        write(dir, "other", other);
+        larder(dir, &["inspect", "other"]).expect(1, &["other: not a file of Larder"]);
+    }
+    for (start, kind) in [(b"LMAN", "manifest, unreadable"), (b"LSEG", "segment, unreadable")] {
+        write(dir, "cut", start);
+        larder(dir, &["inspect", "cut"]).expect(0, &[kind]);
+    }
     larder(dir, &["inspect", "missing"]).expect(1, &["missing"]);
 }
 
