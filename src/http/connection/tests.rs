@@ -11,7 +11,7 @@ use crate::time::{Clock, SystemClock};
 
 const HEAD: Duration = Duration::from_millis(50);
 const IDLE: Duration = Duration::from_millis(1_500);
-const LONG_ANSWER: usize = 400_000;
+const LONG_ANSWER: usize = 200_000;
 
 /// What hyper itself says to a broken head, but as an answer of the router.
 async fn bare() -> Response<Body> {
