@@ -166,8 +166,11 @@ fn a_dry_run_changes_nothing_and_exits_with_3() {
         larder(dir, &arguments)
     };
     apply(&["--dry-run"]).expect(3, &["user", "1 change"]);
-    apply(&["--dry-run"]).expect(3, &["user", "1 change"]);
     apply(&[]).expect(2, &["--yes"]);
+    assert!(!dir.join("data").exists(), "it was only a look");
+    write(dir, "view.toml", b"[view.v]\nentity = \"user\"\nfeatures = { x = \"int64\" }\n");
+    larder(dir, &["apply", "view.toml", "--dry-run", "--data", "data"]).expect(1, &["user"]);
+    assert!(!dir.join("data").exists(), "nor was this more");
     apply(&["--yes"]).expect(0, &["applied 1 change"]);
     apply(&["--dry-run"]).expect(0, &["no changes"]);
     apply(&["--yes"]).expect(0, &["no changes"]);
@@ -288,8 +291,14 @@ fn inspect_describes_segments_and_manifests() {
         .collect();
     let frames = ["segment of store", "first sequence 1", "sequences 1 to 12"];
     larder(dir, &["inspect", text(&segments[0])]).expect(0, &frames);
-    write(dir, "other", &[b'x'; 100]);
-    larder(dir, &["inspect", "other"]).expect(2, &["neither a segment nor a manifest"]);
+    for other in [b"".as_slice(), b"LS", b"short", &[b'x'; 100]] {
+        write(dir, "other", other);
+        larder(dir, &["inspect", "other"]).expect(1, &["other: not a file of Larder"]);
+    }
+    for (start, kind) in [(b"LMAN", "manifest, unreadable"), (b"LSEG", "segment, unreadable")] {
+        write(dir, "cut", start);
+        larder(dir, &["inspect", "cut"]).expect(0, &[kind]);
+    }
     larder(dir, &["inspect", "missing"]).expect(1, &["missing"]);
 }
 
@@ -446,4 +455,96 @@ fn the_demo_answers_and_outlives_a_kill() {
     };
     assert_eq!(features(&first), features(&again));
     server.stop();
+}
+
+/// What a GET answers.
+fn get(server: &Server, path: &str) -> Value {
+    let answer = ureq::get(format!("{}{path}", server.url)).call();
+    serde_json::from_str(&answer.unwrap().body_mut().read_to_string().unwrap()).unwrap()
+}
+
+#[test]
+fn a_hangup_applies_the_definitions_anew_and_what_stood_before_stands() {
+    let dir = tempfile::tempdir().unwrap();
+    let define = |features: &str| {
+        let entity = "[entity.user]\njoin_keys = [\"user_id\"]\n";
+        let view = format!("{entity}[view.v]\nentity = \"user\"\nfeatures = {{ {features} }}\n");
+        write(dir.path(), "definitions.toml", view.as_bytes());
+    };
+    write(dir.path(), "config.toml", b"[registry]\npath = \"definitions.toml\"\n");
+    define("a = \"int32\"");
+    let server = Server::start(dir.path(), &["--data", "data"]);
+    let hang_up = || kill_process(Pid::from_child(&server.child), Signal::HUP).unwrap();
+    let features = || {
+        let view = get(&server, "/api/v1/views/v");
+        let features = view["features"].as_array().unwrap().clone();
+        let told = |f: &Value| {
+            format!("{} {}", f["reference"], f["type"]).replace('"', "").replace("v:", "")
+        };
+        features.iter().map(told).collect::<Vec<_>>()
+    };
+    let serves = |feature: &str| {
+        let row = format!(
+            "{{\"rows\":[{{\"view\":\"v\",\"entity_id\":\"u1\",\"features\":{{\"{feature}\":1}}}}]}}"
+        );
+        let json = ("content-type", "application/json");
+        let push = ureq::post(format!("{}/api/v1/features/push", server.url));
+        assert_eq!(push.header(json.0, json.1).send(row).unwrap().status(), 200);
+        let answer = get(&server, "/api/v1/features/user/u1");
+        assert_eq!(answer["features"]["v"][feature], 1, "{answer}");
+    };
+    assert_eq!(features(), ["a int32"]);
+
+    define("a = \"int32\", b = \"int64\"");
+    hang_up();
+    let applied = server.logged("definition applied");
+    assert!(applied["change"].as_str().unwrap().contains('v'), "{applied}");
+    assert_eq!(features(), ["a int32", "b int64"]);
+    assert_eq!(get(&server, "/ready")["definitions"], Value::Null);
+    serves("b");
+
+    // One change that is not possible, and one that is.
+    define(
+        "a = \"string\", b = \"int64\" }\n[view.w]\nentity = \"user\"\nfeatures = { c = \"int32\"",
+    );
+    let check = |says: &[&str]| {
+        hang_up();
+        let note = server.logged("definitions are not all applied");
+        for says in says {
+            assert!(note["note"].as_str().unwrap().contains(says), "no {says:?} in {note}");
+        }
+        let ready = eventually(|| {
+            let ready = get(&server, "/ready");
+            let notes = ready["definitions"].to_string();
+            says.iter().all(|says| notes.contains(says)).then_some(ready)
+        });
+        assert_eq!((&ready["status"], &ready["writes"]), (&"ready".into(), &"open".into()));
+        assert_eq!(features(), ["a int32", "b int64"]);
+        serves("a");
+    };
+    check(&["int32", "string", "v@2"]);
+    assert_eq!(get(&server, "/api/v1/views/w")["features"][0]["reference"], "w:c");
+    write(dir.path(), "definitions.toml", b"[view.v\n");
+    check(&["definitions.toml:1"]);
+    std::fs::remove_file(dir.path().join("definitions.toml")).unwrap();
+    check(&["definitions.toml", "No such file"]);
+
+    define("a = \"int32\", b = \"int64\", d = \"bool\"");
+    hang_up();
+    server.logged("definition applied");
+    eventually(|| get(&server, "/ready")["definitions"].is_null().then_some(()));
+    assert_eq!(features(), ["a int32", "b int64", "d bool"]);
+    server.stop();
+}
+
+/// Tries something until it is there.
+fn eventually<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    let started = std::time::Instant::now();
+    loop {
+        if let Some(found) = attempt() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "never");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }

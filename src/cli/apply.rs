@@ -11,7 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::target::Whom;
 use crate::cli::{Done, terminal};
 use crate::disk::real::RealDisk;
-use crate::engine::define::{DefineOptions, Defined};
+use crate::engine::define::{self, DefineOptions, Defined};
 use crate::registry::changes::Absent;
 use crate::server::definition_files;
 
@@ -46,11 +46,14 @@ pub(super) struct Apply {
 impl Apply {
     pub(super) fn run(&self) -> Done {
         let definitions = definition_files::read(&RealDisk, std::slice::from_ref(&self.path))?;
-        let target = self.whom.find(IfMissing::Create)?;
+        let target = self.whom.find_existing()?;
         let absent = if self.prune { Absent::Drop } else { Absent::Keep };
         let options = DefineOptions { absent, ..DefineOptions::default() };
         let ask = DefineOptions { dry_run: true, ..options };
-        let planned = target.define(&definitions, ask)?;
+        let planned = match &target {
+            Some(target) => target.define(&definitions, ask)?,
+            None => define::preview(&definitions, ask)?,
+        };
         show(&planned);
         if planned.changes.is_empty() {
             return Ok(());
@@ -61,6 +64,10 @@ impl Apply {
         if !self.yes {
             agree()?;
         }
+        let target = match target {
+            Some(target) => target,
+            None => self.whom.find(IfMissing::Create)?,
+        };
         // What was shown is what is applied, or nothing.
         let options = DefineOptions { if_match: Some(planned.sequence), ..options };
         let Defined { changes, sequence, .. } = target.define(&definitions, options)?;

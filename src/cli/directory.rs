@@ -49,8 +49,11 @@ impl Directory {
     /// Opens the configuration's data directory.
     pub(super) fn open(config: &Config, if_missing: IfMissing) -> Result<Self, Failure> {
         let path = &config.storage.data_dir;
-        if if_missing == IfMissing::Refuse {
-            refuse_missing(path)?;
+        if if_missing == IfMissing::Refuse && !is_there(path)? {
+            return Err(Failure::wrong_use(format_args!(
+                "{} is no data directory",
+                path.display()
+            )));
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let metrics = Metrics::new(clock.now());
@@ -125,13 +128,12 @@ fn report(loaded: Loaded) -> LoadReport {
     }
 }
 
-fn refuse_missing(path: &Path) -> Result<(), Failure> {
+/// Whether there is a data directory.
+pub(super) fn is_there(path: &Path) -> Result<bool, Failure> {
     match RealDisk.open_read(&path.join("MANIFEST")) {
-        Err(error) if error.kind() == DiskErrorKind::NotFound => {
-            Err(Failure::wrong_use(format_args!("{} is no data directory", path.display())))
-        }
+        Err(error) if error.kind() == DiskErrorKind::NotFound => Ok(false),
         Err(error) => Err(Failure::failed(error)),
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
     }
 }
 

@@ -13,8 +13,8 @@ use crate::history::inspect::{self, InspectError};
 
 const EXAMPLE: &str = "Examples:\n  larder inspect data/MANIFEST\n  \
                        larder inspect data/history/00000000000000000001.log\n\n\
-                       Exit codes: 0 described, 1 the file cannot be read, 2 wrong use or another \
-                       kind of file.";
+                       Exit codes: 0 described, 1 the file cannot be read or is another kind of \
+                       file, 2 wrong use.";
 
 /// Describes a segment of history or a manifest, without changing it
 #[derive(Args, Debug)]
@@ -30,7 +30,7 @@ impl Inspect {
         let lines = inspect::describe(&RealDisk, &self.file).map_err(|error| match error {
             InspectError::Disk(error) => Failure::failed(error),
             InspectError::Unknown => {
-                Failure::wrong_use(format_args!("{}: {error}", self.file.display()))
+                Failure::failed(format_args!("{}: {error}", self.file.display()))
             }
         })?;
         lines.iter().for_each(terminal::say);

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::cli::directory::{Directory, IfMissing};
+use crate::cli::directory::{self, Directory, IfMissing};
 use crate::cli::failure::Failure;
 use crate::cli::remote::Remote;
 use crate::cli::settings;
 use crate::cli::terminal::Progress;
-use crate::config::{Log, LogFormat};
+use crate::config::{Config, Log, LogFormat};
 use crate::engine::define::{DefineOptions, Defined};
 use crate::engine::load::LoadOptions;
 use crate::registry::definitions::Definitions;
@@ -70,10 +70,23 @@ pub(super) struct LoadReport {
 }
 
 impl Whom {
+    fn configured(&self) -> Result<Config, Failure> {
+        let arguments = settings::data_argument(self.data.as_deref());
+        settings::read(self.config.as_deref(), arguments.into_iter().collect())
+    }
+
+    /// Reads the configuration and opens the directory, where one is meant; none if that is not
+    /// there.
+    pub(super) fn find_existing(&self) -> Result<Option<Target>, Failure> {
+        if self.data.is_some() && !directory::is_there(&self.configured()?.storage.data_dir)? {
+            return Ok(None);
+        }
+        self.find(IfMissing::Refuse).map(Some)
+    }
+
     /// Reads the configuration and opens the directory, where one is meant.
     pub(super) fn find(&self, if_missing: IfMissing) -> Result<Target, Failure> {
-        let arguments = settings::data_argument(self.data.as_deref());
-        let config = settings::read(self.config.as_deref(), arguments.into_iter().collect())?;
+        let config = self.configured()?;
         match &self.data {
             None => Ok(Target::Server(Remote::new(self.server.as_deref(), &config)?)),
             Some(_) => {

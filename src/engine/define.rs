@@ -107,6 +107,16 @@ pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Proble
     })
 }
 
+/// What a store that is not there yet would change to hold these definitions.
+///
+/// # Errors
+/// The mistakes of the definitions, as [`DefineOptions::on_error`] says.
+pub fn preview(definitions: &Definitions, options: DefineOptions) -> Result<Defined, Problem> {
+    let (changes, warnings) = plan(&Registry::default(), definitions, options)?;
+    let changes = changes.into_iter().map(|planned| planned.text).collect();
+    Ok(Defined { changes, warnings, sequence: Sequence::ZERO })
+}
+
 fn plan(
     registry: &Registry,
     definitions: &Definitions,

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use super::manifest::{Manifest, ManifestError};
-use super::segment::{self, HeaderError, SegmentHeader};
+use super::manifest::{self, Manifest};
+use super::segment::{self, SegmentHeader};
 use crate::disk::{self, Disk, DiskError};
 use crate::frame::{FrameHeader, FrameKind};
 
@@ -16,16 +16,16 @@ use crate::frame::{FrameHeader, FrameKind};
 /// The file cannot be read, or is neither.
 pub fn describe(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, InspectError> {
     let bytes = disk::read_whole(disk, path)?;
-    match (SegmentHeader::decode(&bytes), Manifest::decode(&bytes)) {
-        (Ok(header), _) => Ok(describe_segment(&bytes, &header)),
-        (_, Ok(manifest)) => Ok(describe_manifest(&manifest)),
-        (Err(HeaderError::Magic | HeaderError::Short), Err(ManifestError::Magic)) => {
-            Err(InspectError::Unknown)
-        }
-        (Err(HeaderError::Magic | HeaderError::Short), Err(error)) => {
-            Ok(vec![format!("manifest, unreadable: {error}")])
-        }
-        (Err(error), _) => Ok(vec![format!("segment, unreadable: {error}")]),
+    match bytes.first_chunk() {
+        Some(&segment::MAGIC) => Ok(match SegmentHeader::decode(&bytes) {
+            Ok(header) => describe_segment(&bytes, &header),
+            Err(error) => vec![format!("segment, unreadable: {error}")],
+        }),
+        Some(&manifest::MAGIC) => Ok(match Manifest::decode(&bytes) {
+            Ok(manifest) => describe_manifest(&manifest),
+            Err(error) => vec![format!("manifest, unreadable: {error}")],
+        }),
+        _ => Err(InspectError::Unknown),
     }
 }
 
@@ -97,6 +97,6 @@ pub enum InspectError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Another kind of file.
-    #[error("neither a segment nor a manifest")]
+    #[error("not a file of Larder: neither a segment of history nor a manifest")]
     Unknown,
 }

@@ -9,7 +9,7 @@ use crate::disk::{self, Disk, DiskError, DiskErrorKind};
 use crate::ids::{Epoch, Sequence, StoreId, ViewId};
 use crate::time::{ArrivalTime, EventTime};
 
-const MAGIC: [u8; 4] = *b"LMAN";
+pub(super) const MAGIC: [u8; 4] = *b"LMAN";
 const FORMAT: u16 = 1;
 const HEADER_BYTES: usize = 40;
 const CRC_AT: usize = 36;

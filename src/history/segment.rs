@@ -15,7 +15,7 @@ use crate::time::ArrivalTime;
 /// Bytes before the first frame.
 pub const HEADER_BYTES: usize = 64;
 
-const MAGIC: [u8; 4] = *b"LSEG";
+pub(super) const MAGIC: [u8; 4] = *b"LSEG";
 const FORMAT: u16 = 1;
 const CRC_AT: usize = 60;
 

@@ -20,7 +20,7 @@ use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata, check_strict};
 use crate::http::lookup_request::{Whose, check_values, lookup_body, read_optional_time, too_many};
 use crate::http::online::{self, OnlineBody};
-use crate::http::openapi::{BatchRequest, ProblemAnswer, RowsAnswer};
+use crate::http::openapi::{BatchRequest, RowsAnswer};
 use crate::http::text::Pairs;
 use crate::limits::Limits;
 
@@ -49,10 +49,6 @@ struct MixedBody<'a> {
     responses(
         (status = 200, description = "A row per entity; Arrow or Parquet if accepted",
             body = RowsAnswer),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {

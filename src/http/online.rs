@@ -17,7 +17,7 @@ use crate::http::entity_key;
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{Metadata, OneAnswer, check_strict};
 use crate::http::lookup_request::{Whose, check_values, lookup_body, read_optional_time};
-use crate::http::openapi::{OnlineAnswer, OnlineRequest, ProblemAnswer};
+use crate::http::openapi::{OnlineAnswer, OnlineRequest};
 use crate::http::text::Pairs;
 use crate::limits::Limits;
 use crate::value::json;
@@ -37,10 +37,6 @@ lookup_body! {
     request_body = OnlineRequest,
     responses(
         (status = 200, description = "The features of one entity", body = OnlineAnswer),
-        (status = "4XX", description = "Refused; the code says why", body = ProblemAnswer,
-            content_type = "application/problem+json"),
-        (status = "5XX", description = "Failed; the code says whether to retry",
-            body = ProblemAnswer, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {

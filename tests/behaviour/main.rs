@@ -27,3 +27,5 @@ mod definitions;
 mod operations;
 
 mod limits;
+
+mod interrupted_loads;
