@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::archive::StateRef;
 use crate::engine::cold::ColdStates;
 use crate::engine::stores::{Store, Stores};
@@ -45,7 +47,7 @@ impl LookupPlan {
         now: EventTime,
         mut emit: impl FnMut(usize, usize, Answer<'_>),
     ) {
-        let pinned: Vec<_> = self
+        let pinned: SmallVec<[_; 2]> = self
             .stores
             .iter()
             .map(|store| match store {
@@ -54,7 +56,8 @@ impl LookupPlan {
             })
             .collect();
         let sources = &self.plan.sources;
-        let mut states = Vec::with_capacity(sources.len() * rows.len().min(ROWS_AT_ONCE));
+        let mut states: SmallVec<[_; 4]> = SmallVec::new();
+        states.reserve(sources.len() * rows.len().min(ROWS_AT_ONCE));
         for first in rows.clone().step_by(ROWS_AT_ONCE) {
             let some = first..rows.end.min(first + ROWS_AT_ONCE);
             states.clear();

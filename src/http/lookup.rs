@@ -47,7 +47,8 @@ pub(super) struct Found {
 }
 
 enum Source {
-    Online { batch: Arc<Batch>, cold: ColdStates },
+    Memory(Batch),
+    Disk(Arc<Batch>, ColdStates),
     History(AsOfAnswers),
 }
 
@@ -65,14 +66,14 @@ pub(super) async fn find(
     let (plan, rows) = (Arc::clone(plan), batch.rows());
     let (at, times, known_at) = match when {
         When::Now => {
-            let batch = Arc::new(batch);
-            let cold = if plan.has_disk_tier() {
-                engine.fetch_cold(&plan, &batch, deadline).await
+            let source = if plan.has_disk_tier() {
+                let batch = Arc::new(batch);
+                let cold = engine.fetch_cold(&plan, &batch, deadline).await;
+                Source::Disk(batch, cold)
             } else {
-                ColdStates::none()
+                Source::Memory(batch)
             };
             deadline.check()?;
-            let source = Source::Online { batch, cold };
             return Ok(Found { at: engine.now(), plan, rows, source });
         }
         When::At(at) => (at, vec![at; rows], None),
@@ -99,7 +100,8 @@ impl Found {
     /// How it went.
     pub(super) fn outcome(&self) -> Outcome {
         match &self.source {
-            Source::Online { cold, .. } => cold.outcome(),
+            Source::Memory(_) => ColdStates::none().outcome(),
+            Source::Disk(_, cold) => cold.outcome(),
             Source::History(_) => {
                 Outcome { cache_hit: false, fallback: false, fallback_reason: None }
             }
@@ -117,7 +119,10 @@ impl Found {
             let some = first..self.rows.min(first + step);
             let emit = |row, column, answer: Answer<'_>| emit(row, column, &answer);
             match &self.source {
-                Source::Online { batch, cold } => {
+                Source::Memory(batch) => {
+                    self.plan.answer(batch, some, &ColdStates::none(), self.at, emit);
+                }
+                Source::Disk(batch, cold) => {
                     self.plan.answer(batch, some, cold, self.at, emit);
                 }
                 Source::History(answers) => answers.answer(some, emit),
