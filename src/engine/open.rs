@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::archive::StateRef;
-use crate::checkpoint::{Checkpoint, Sink, SledCheckpoint};
+use crate::checkpoint::{Checkpoint, Row as CheckpointRow, Sink, SledCheckpoint};
 use crate::disk::{Disk, DiskError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::control::{self, Control, ControlError};
@@ -364,23 +364,32 @@ struct MapSink<'a> {
 
 impl<'a> MapSink<'a> {
     fn new(registry: &'a Registry, stores: &'a Stores) -> Self {
-        let views = registry.all_views().filter(|view| view.tier == Tier::Memory);
+        let in_memory = |view: &&Arc<View>| view.online && view.tier == Tier::Memory;
+        let views = registry.all_views().filter(in_memory);
         let views = views.map(|view| (view.id, (&**view, stores.of(view)))).collect();
         Self { views, online: &stores.online }
     }
 }
 
 impl Sink for MapSink<'_> {
-    fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
+    fn expect(&self, view: ViewId, rows: u64) {
+        if let Some((_, Store::Memory(map))) = self.views.get(&view) {
+            map.reserve(rows);
+        }
+    }
+
+    fn rows(&self, view: ViewId, rows: &[CheckpointRow<'_>]) -> Result<(), String> {
         // A view that came or went after the control snapshot is rebuilt from history.
         let Some((view, store)) = self.views.get(&view) else { return Ok(()) };
-        StateRef::access(state)
-            .and_then(|state| state.check(view.layout()))
-            .map_err(|error| error.to_string())?;
-        match store {
-            Store::Memory(map) => map.pin().put(key, state),
-            Store::Disk(..) => return Err("a row of the disk tier".to_owned()),
+        let Store::Memory(map) = store else {
+            return Err("a row of the disk tier".to_owned());
+        };
+        for (_, state) in rows {
+            StateRef::access(state)
+                .and_then(|state| state.check(view.layout()))
+                .map_err(|error| error.to_string())?;
         }
+        map.pin().put_all(rows);
         Ok(())
     }
 
