@@ -15,7 +15,7 @@ use crate::ids::{Sequence, Slot};
 use crate::recency::Origin;
 use crate::time::EventTime;
 use crate::value::cell::{ArrayRef, CellRef, ValueRef, read_scalar, write_bytes};
-use crate::value::layout::{Layout, Place};
+use crate::value::layout::{Layout, Place, Run};
 use crate::value::types::{FeatureType, ScalarType};
 
 #[derive(Archive, Serialize)]
@@ -112,12 +112,13 @@ impl<'a> RowRef<'a> {
         if self.cells.len() < layout.fixed_bytes(self.slots) {
             return unfit("fixed part too short");
         }
-        for (slot, place) in layout.places().iter().enumerate().take(self.slots) {
-            if self.is_present(slot) && !self.is_null(slot) && !self.fits(*place) {
-                return unfit("a value that is not of its feature's type");
-            }
-        }
-        Ok(())
+        let fits = match self.bits.is_empty() {
+            true => layout.runs().iter().all(|run| self.fit(layout, run)),
+            false => layout.places().iter().enumerate().take(self.slots).all(|(slot, place)| {
+                !self.is_present(slot) || self.is_null(slot) || self.read(*place).is_some()
+            }),
+        };
+        if fits { Ok(()) } else { unfit("a value that is not of its feature's type") }
     }
 
     /// What the row says of `slot`; absent where the row is older than the feature.
@@ -144,23 +145,28 @@ impl<'a> RowRef<'a> {
         !self.bits.is_empty() && bit(&self.bits[nulls..], index)
     }
 
-    /// Whether a value of its feature's type is at `place`. A restart asks this of every value, so
-    /// numbers are not read into a [`ValueRef`] for it.
-    fn fits(self, place: Place) -> bool {
-        let Some(fixed) = self.cells.get(place.offset..place.offset + place.width()) else {
-            return false;
-        };
-        match place.feature_type {
+    /// Whether values of their features' type are in `run`, of a row that has a value everywhere
+    /// and a whole fixed part. A restart asks this of every row, so numbers are looked at together.
+    fn fit(self, layout: &Layout, run: &Run) -> bool {
+        let slots = run.slots.start..run.slots.end.min(self.slots);
+        if slots.is_empty() {
+            return true;
+        }
+        let fixed = &self.cells[layout.fixed_bytes(slots.start)..layout.fixed_bytes(slots.end)];
+        match run.feature_type {
             FeatureType::Scalar(ScalarType::Int32 | ScalarType::Int64 | ScalarType::Timestamp) => {
                 true
             }
             FeatureType::Scalar(ScalarType::Float32) => {
-                fixed.first_chunk().is_some_and(|bytes| f32::from_le_bytes(*bytes).is_finite())
+                let values = fixed.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                // Without an early end the compiler looks at several at once.
+                values.fold(true, |finite, value| finite & value.is_finite())
             }
             FeatureType::Scalar(ScalarType::Float64) => {
-                fixed.first_chunk().is_some_and(|bytes| f64::from_le_bytes(*bytes).is_finite())
+                let values = fixed.as_chunks().0.iter().map(|bytes| f64::from_le_bytes(*bytes));
+                values.fold(true, |finite, value| finite & value.is_finite())
             }
-            _ => self.read(place).is_some(),
+            _ => layout.places()[slots].iter().all(|place| self.read(*place).is_some()),
         }
     }
 
@@ -638,6 +644,37 @@ mod tests {
                 for index in 0..layout.len() {
                     let _ = row.cell(&layout, slot_at(index));
                 }
+            }
+        }
+    }
+
+    /// Rows without bitmaps are checked in runs of one type, the last of which may be cut short by
+    /// a row that is older than the feature.
+    #[test]
+    fn a_value_that_is_not_finite_is_found_wherever_it_is() {
+        let types = |count| {
+            let kinds = ["float64", "float32", "int64"];
+            let types = kinds.iter().flat_map(|kind| std::iter::repeat_n(*kind, 9));
+            Layout::new(types.take(count).map(|text| FeatureType::parse(text).unwrap()))
+        };
+        let layout = types(27);
+        for slots in 1..=27 {
+            let written = types(slots);
+            let value = |place: &Place| match place.feature_type {
+                FeatureType::Scalar(ScalarType::Float64) => Cell::Value(Value::Float64(1.5)),
+                FeatureType::Scalar(ScalarType::Float32) => Cell::Value(Value::Float32(1.5)),
+                _ => Cell::Value(Value::Int64(-1)),
+            };
+            let cells: Vec<Cell> = written.places().iter().map(value).collect();
+            let good = row(&written, &cells);
+            let read = RowRef::access(&good).unwrap();
+            assert_eq!((read.bits.len(), read.check(&layout)), (0, Ok(())));
+            for place in written.places() {
+                let mut cells = read.cells.to_vec();
+                cells[place.offset..place.offset + place.width()].fill(0xff);
+                let odd = RowRef { cells: &cells, ..read };
+                let number = matches!(place.feature_type, FeatureType::Scalar(ScalarType::Int64));
+                assert_eq!(odd.check(&layout).is_ok(), number, "{slots} slots, {place:?}");
             }
         }
     }
