@@ -235,15 +235,15 @@ impl DiskTier {
         if self.is_over() { Room::Full } else { Room::Left }
     }
 
-    /// Says that every row up to `sequence` was put, also those of other views; without it a tier
-    /// that is not written to would make every restart replay from its last row.
+    /// Says that every row up to `sequence` was put, also those of other views.
     pub fn applied(&self, sequence: Sequence) {
         self.applied.fetch_max(sequence.0, Ordering::Release);
     }
 
     /// Moves up to `most` rows, the oldest first, into the cold store and makes them durable.
     /// `make_durable` is asked, before anything is written, to make history durable up to a
-    /// sequence; where it says false nothing is moved.
+    /// sequence; where it says false nothing is moved. Where nothing waits, the mark is left as it
+    /// is, so that writes to other views cost no sync here: [`Self::save_mark`] moves it on.
     ///
     /// # Errors
     /// The store's; the rows stay where they were, and the engine rebuilds the tier.
@@ -252,7 +252,33 @@ impl DiskTier {
         most: usize,
         make_durable: impl FnOnce(Sequence) -> bool,
     ) -> Result<Moved, ColdError> {
-        let mut mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        // A store without a mark counts as empty at the next start.
+        if self.overlay.len() == 0 && *mark > Sequence::ZERO {
+            return Ok(Moved { rows: 0, covered: *mark });
+        }
+        self.move_and_mark(mark, most, make_durable)
+    }
+
+    /// Moves the mark on to what was applied, as far as nothing waits; else a tier that is not
+    /// written to would make every restart replay from its last row.
+    ///
+    /// # Errors
+    /// As [`Self::move_some`].
+    pub fn save_mark(
+        &self,
+        make_durable: impl FnOnce(Sequence) -> bool,
+    ) -> Result<Moved, ColdError> {
+        let mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        self.move_and_mark(mark, 0, make_durable)
+    }
+
+    fn move_and_mark(
+        &self,
+        mut mark: MutexGuard<'_, Sequence>,
+        most: usize,
+        make_durable: impl FnOnce(Sequence) -> bool,
+    ) -> Result<Moved, ColdError> {
         // Read before the queue: what was applied by now has been put by now.
         let applied = Sequence(self.applied.load(Ordering::Acquire));
         let taken = self.overlay.take(most);
@@ -315,24 +341,50 @@ impl DiskTier {
     }
 
     /// Drops the cached copy of `key`, so that the next read comes from the cold store. What waits
-    /// to be moved is not touched. Returns whether there was one.
+    /// to be moved is not touched. Returns whether there was one; that there is no row may be
+    /// cached too and is forgotten with it, but is no copy.
     pub fn invalidate(&self, view: ViewId, key: &[u8]) -> bool {
-        self.cache.remove(&cold::key_of(view, key)[..]).is_some()
+        let removed = self.cache.remove(&cold::key_of(view, key)[..]);
+        removed.is_some_and(|(_, cached)| cached.state.is_some())
     }
 
-    /// Forgets a view for good. Its id is never used again, so a row of it that is on its way to
-    /// the cold store may stay there unread.
+    /// Forgets a view for good, a few rows at a time, so that nobody who has to move waits long.
+    /// Its id is never used again and nothing is put for it any more. Ends early, returning false,
+    /// once `stop` says so.
     ///
     /// # Errors
     /// The store's.
-    pub fn drop_view(&self, view: ViewId) -> Result<(), ColdError> {
+    pub fn drop_view(&self, view: ViewId, stop: impl Fn() -> bool) -> Result<bool, ColdError> {
         let prefix = cold::key_of(view, b"");
-        let moving = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
         self.overlay.forget(&prefix);
         self.cache.retain(|key, _| !key.starts_with(&prefix));
-        let removed = self.cold.remove_prefix(&prefix);
-        drop(moving);
-        removed
+        while !stop() {
+            let moving = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+            // A row of it may have been on its way when it was forgotten; it is there by now.
+            let more = self.cold.remove_some(&prefix)?;
+            drop(moving);
+            if !more {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The views that have rows in the cold store, by their ids.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn views_in_cold(&self) -> Result<Vec<ViewId>, ColdError> {
+        let mut views = Vec::new();
+        let mut next = Some(ViewId(0));
+        while let Some(from) = next
+            && let Some(key) = self.cold.first_key(&cold::key_of(from, b""))?
+        {
+            let view = cold::view_of(&key)?;
+            views.push(view);
+            next = view.0.checked_add(1).map(ViewId);
+        }
+        Ok(views)
     }
 
     /// Empties the tier after a loss. From now on history answers reads, while the engine puts
@@ -456,9 +508,17 @@ mod tests {
             Ok(())
         }
 
-        fn remove_prefix(&self, prefix: &[u8]) -> Result<(), ColdError> {
-            self.memory().rows.retain(|key, _| !key.starts_with(prefix));
-            Ok(())
+        fn remove_some(&self, prefix: &[u8]) -> Result<bool, ColdError> {
+            let mut memory = self.memory();
+            Self::check(&memory)?;
+            let first = memory.rows.keys().find(|key| key.starts_with(prefix)).cloned();
+            Ok(first.is_some_and(|key| memory.rows.remove(&key).is_some()))
+        }
+
+        fn first_key(&self, from: &[u8]) -> Result<Option<Vec<u8>>, ColdError> {
+            let memory = self.memory();
+            Self::check(&memory)?;
+            Ok(memory.rows.keys().find(|key| key.as_slice() >= from).cloned())
         }
 
         fn destroy(&self) -> Result<(), ColdError> {
@@ -506,6 +566,8 @@ mod tests {
         assert_eq!(read(&tier, b"k"), (one, Source::Cold));
         assert_eq!(read(&tier, b"none"), (None, Source::Cold));
         assert_eq!(read(&tier, b"none"), (None, Source::Cache), "absence is cached too");
+        assert!(!tier.invalidate(VIEW, b"none"), "it is no copy");
+        assert_eq!(read(&tier, b"none"), (None, Source::Cold), "but forgotten");
 
         put(&tier, b"k", 6, b"two");
         put(&tier, b"none", 7, b"some");
@@ -535,7 +597,8 @@ mod tests {
         assert_eq!(moved(4), 8);
         assert_eq!(moved(4), 20, "nothing waits: all that was applied");
         tier.applied(Sequence(30));
-        assert_eq!(moved(4), 30, "others' rows move it on");
+        assert_eq!(moved(4), 20, "others' rows are no reason to write it");
+        assert_eq!(tier.save_mark(|_| true).unwrap(), Moved { rows: 0, covered: Sequence(30) });
         let memory = cold.memory();
         assert_eq!((memory.mark, memory.highest), (30, 20));
     }
@@ -589,15 +652,21 @@ mod tests {
         let tier = cold.tier(ROOMY);
         for (sequence, view) in (1..).zip([1, 2, 3]) {
             let _ = tier.put(ViewId(view), b"moved", Sequence(sequence), b"s");
+            let _ = tier.put(ViewId(view), b"moved too", Sequence(sequence), b"s");
         }
         tier.move_some(10, |_| true).unwrap();
         for (sequence, view) in (4..).zip([1, 2, 3]) {
             let _ = tier.put(ViewId(view), b"waits", Sequence(sequence), b"s");
             tier.get_cold(ViewId(view), b"moved").unwrap();
         }
-        tier.drop_view(ViewId(2)).unwrap();
+        let views = || tier.views_in_cold().unwrap().iter().map(|view| view.0).collect::<Vec<_>>();
+        assert_eq!(views(), [1, 2, 3]);
+        assert_eq!(tier.drop_view(ViewId(2), || true), Ok(false));
+        assert_eq!(views(), [1, 2, 3], "stopped before its end");
+        assert_eq!(tier.drop_view(ViewId(2), || false), Ok(true));
+        assert_eq!(views(), [1, 3]);
         for view in [1, 2, 3] {
-            for key in ["moved", "waits"] {
+            for key in ["moved", "moved too", "waits"] {
                 let state = tier.get_for_write(ViewId(view), key.as_bytes()).unwrap();
                 assert_eq!(state.is_some(), view != 2, "view {view}, {key}");
             }
