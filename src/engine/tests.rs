@@ -17,7 +17,7 @@ use crate::engine::writes::{Accepted, Durability, WriteBatch};
 use crate::engine::{Engine, Idempotency};
 use crate::ids::ProjectId;
 use crate::limits::Limits;
-use crate::metrics::{Code, Metrics};
+use crate::metrics::{Code, Metrics, WritesState};
 use crate::online::TierLimits;
 use crate::recency::Status;
 use crate::registry::definitions::Definitions;
@@ -318,9 +318,14 @@ async fn a_clock_that_steps_back_stops_writes_but_not_reads() {
     store.clock.set(at(100 - 299));
     store.push(&[("u1", None, age(2), Cell::Absent)]).await.unwrap();
     assert_eq!(store.now("u1")[0], present(Value::Int32(2)));
+    assert_eq!(store.engine().health().writes, WritesState::Open);
     store.clock.set(at(100 - 301));
+    assert_eq!(store.engine().health().writes, WritesState::ClockBehind, "before any write");
     let refused = store.push(&[("u1", None, age(3), Cell::Absent)]).await.unwrap_err();
     assert_eq!(refused.code, Code::ClockBehind);
+    store.clock.set(at(100));
+    assert_eq!(store.engine().health().writes, WritesState::Open, "without a write");
+    store.clock.set(at(100 - 301));
     store.restart(false);
     let refused = store.push(&[("u1", None, age(3), Cell::Absent)]).await.unwrap_err();
     assert_eq!(refused.code, Code::ClockBehind);
@@ -382,6 +387,25 @@ async fn definitions_survive_and_contradictions_change_nothing() {
     store.restart(true);
     assert!(store.engine().registry().view_named(PROJECT, "profile").is_err());
     assert_eq!(store.engine().rows_per_view(), []);
+}
+
+#[tokio::test]
+async fn a_view_that_is_no_longer_online_keeps_no_rows_in_memory() {
+    let mut store = Store::defined().await;
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    store.restart(false);
+    assert_eq!(store.engine().rows_per_view().iter().map(|(_, rows)| rows).sum::<u64>(), 1);
+    let offline = DEFINITIONS.replace("ttl = \"10s\"", "online = false");
+    let definitions = Definitions::parse_toml("test", &offline).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    assert_eq!(store.engine().rows_per_view(), []);
+    for forget in [false, true, false] {
+        store.restart(forget);
+        assert_eq!(store.engine().rows_per_view(), []);
+    }
+    let online = Definitions::parse_toml("test", DEFINITIONS).unwrap();
+    let refused = store.engine().define(online, DefineOptions::default()).await.unwrap_err();
+    assert_eq!(refused.code, Code::IncompatibleDefinition);
 }
 
 #[tokio::test]

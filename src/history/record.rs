@@ -88,6 +88,8 @@ pub struct RequestBuilder {
     /// Where the event time of each row stands.
     times: Vec<u32>,
     latest: EventTime,
+    /// As `latest`, without those left out.
+    latest_given: EventTime,
 }
 
 impl RequestBuilder {
@@ -111,7 +113,8 @@ impl RequestBuilder {
         }
         let count_at = bytes.len();
         bytes.extend_from_slice(&[0; 4]);
-        Ok(Self { bytes, count_at, count: 0, times: Vec::new(), latest: EventTime::MIN })
+        let (latest, latest_given) = (EventTime::MIN, EventTime::MIN);
+        Ok(Self { bytes, count_at, count: 0, times: Vec::new(), latest, latest_given })
     }
 
     /// Adds a row. An event time that was left out is [`EventTime::MAX`].
@@ -120,6 +123,9 @@ impl RequestBuilder {
         self.bytes.extend_from_slice(&row.view.0.to_le_bytes());
         self.times.push(self.bytes.len() as u32);
         self.latest = self.latest.max(row.event_time);
+        if row.event_time != EventTime::MAX {
+            self.latest_given = self.latest_given.max(row.event_time);
+        }
         self.bytes.extend_from_slice(&row.event_time.micros().to_le_bytes());
         self.bytes.extend_from_slice(&(row.key.len() as u32).to_le_bytes());
         self.bytes.extend_from_slice(&(row.archive.len() as u32).to_le_bytes());
@@ -155,8 +161,8 @@ impl RequestBuilder {
         }
         self.bytes[..4].copy_from_slice(&(length as u32 - 4).to_le_bytes());
         self.bytes[self.count_at..self.count_at + 4].copy_from_slice(&self.count.to_le_bytes());
-        let Self { bytes, count, times, latest, .. } = self;
-        Ok(EncodedRequest { bytes, count, times, latest })
+        let Self { bytes, count, times, latest, latest_given, .. } = self;
+        Ok(EncodedRequest { bytes, count, times, latest, latest_given })
     }
 }
 
@@ -169,6 +175,7 @@ pub struct EncodedRequest {
     count: u32,
     times: Vec<u32>,
     latest: EventTime,
+    latest_given: EventTime,
 }
 
 impl EncodedRequest {
@@ -182,9 +189,9 @@ impl EncodedRequest {
         self.bytes.len()
     }
 
-    /// The latest event time in it; [`EventTime::MIN`] if it has no row.
-    pub fn latest(&self) -> EventTime {
-        self.latest
+    /// The latest event time that its sender gave; [`EventTime::MIN`] if there is none.
+    pub fn latest_given(&self) -> EventTime {
+        self.latest_given
     }
 
     /// Sets every event time that lies after `arrival`, or was left out, to `arrival`. Costs
@@ -574,8 +581,9 @@ mod tests {
             let mut builder = RequestBuilder::new(None).unwrap();
             times.iter().for_each(|&time| builder.row(&row(time, b"k", b"abc")));
             let mut request = builder.finish().unwrap();
+            let given = times.iter().copied().filter(|time| *time != i64::MAX).max();
+            assert_eq!(request.latest_given().micros(), given.unwrap_or(i64::MIN));
             request.cap_event_times(ArrivalTime::from_micros(arrival));
-            assert_eq!(Some(&request.latest().micros()), expected.iter().max());
             let decoded = request.decode(Sequence(1)).unwrap();
             let found: Vec<i64> = decoded
                 .records()
@@ -589,6 +597,7 @@ mod tests {
         check(&[1, 2, 3], 5, &[1, 2, 3]);
         check(&[1, 9, i64::MAX], 5, &[1, 5, 5]);
         check(&[5], 5, &[5]);
+        check(&[i64::MAX], 5, &[5]);
         check(&[i64::MIN, 6], 5, &[i64::MIN, 5]);
     }
 
