@@ -19,10 +19,8 @@ use crate::ids::{Sequence, StoreId, ViewId};
 const KEPT: usize = 2;
 /// sled reads and writes a generation once, in order: a cache beyond the pages at hand is wasted.
 const CACHE_BYTES: u64 = 32 << 20;
-/// How often each block is asked for. sled looks for pages to let go of only at every 64th read
-/// of a page, per 256 of them: read once, the whole generation would stay in memory beside the map.
-/// With the 8 blocks or more that a page holds, this makes it one read in 64 for every page.
-const READS: usize = 8;
+/// How often each block is touched, so that sled lets go of others; see [`touch`].
+const TOUCHES: usize = 8;
 /// A page of up to 17 blocks must stay under a quarter of this, else sled puts each page into a
 /// file of its own.
 const SEGMENT_BYTES: usize = 2 << 20;
@@ -227,6 +225,13 @@ fn guarded<T>(
     door::guarded(call).map_err(|reason| CheckpointError::Store { generation, reason })
 }
 
+/// sled keeps 256 lists of the pages it holds, and looks into one for pages to let go of after
+/// every 64 uses of its own. Used once each, all pages of a generation would stay in memory beside
+/// the map; with the 8 blocks or more that a page holds, each page makes sled look once.
+fn touch(tree: &sled::Db, key: [u8; 8]) -> sled::Result<()> {
+    (0..TOUCHES).try_for_each(|_| tree.contains_key(key).map(drop))
+}
+
 struct Tree(sled::Db);
 
 impl Blocks for Tree {
@@ -242,9 +247,7 @@ impl Blocks for Tree {
             let key = number.to_be_bytes();
             let block = self.0.get(key).map_err(|error| error.to_string())?;
             let block = block.ok_or_else(|| format!("block {number} is missing"))?;
-            for _ in 1..READS {
-                self.0.contains_key(key).map_err(|error| error.to_string())?;
-            }
+            touch(&self.0, key).map_err(|error| error.to_string())?;
             if !each(number, block) {
                 break;
             }
@@ -267,8 +270,11 @@ impl Writer {
     fn write_block(&mut self) -> Result<(), CheckpointError> {
         let number = self.watermark.blocks;
         let block = self.block.finish(number);
-        let tree = &self.tree;
-        guarded(self.watermark.generation, || tree.insert(number.to_be_bytes(), block.bytes))?;
+        let (tree, key) = (&self.tree, number.to_be_bytes());
+        guarded(self.watermark.generation, || {
+            tree.insert(key, block.bytes)?;
+            touch(tree, key)
+        })?;
         self.hash.update(&block.crc.to_le_bytes());
         self.watermark.rows += u64::from(block.rows);
         self.watermark.blocks += 1;

@@ -146,10 +146,7 @@ fn spawn(
 /// tier where it failed.
 fn move_rows(shared: &Shared, stop: &Receiver<()>, progress: &Progress) {
     let mut failures = Pause::default();
-    let mut stopping = false;
-    if let Some(tier) = shared.stores.tier() {
-        tier.drop_leftovers(|view| lives_on_disk(shared, view));
-    }
+    let (mut stopping, mut looked_for_leftovers) = (false, false);
     while !stopping {
         stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
         if let Some(tier) = shared.stores.tier() {
@@ -163,6 +160,9 @@ fn move_rows(shared: &Shared, stop: &Receiver<()>, progress: &Progress) {
                 progress.made();
             }
             if !stopping {
+                if !std::mem::replace(&mut looked_for_leftovers, true) {
+                    tier.drop_leftovers(|view| lives_on_disk(shared, view));
+                }
                 tier.remove_dropped(|| !stop.is_empty());
             }
         }

@@ -130,9 +130,10 @@ pub fn open(
     let spools = Spools::open(disk.clone(), options.data_dir.join("spool"))?;
     let checkpoints: Arc<dyn Checkpoint> =
         Arc::new(SledCheckpoint::new(disk.clone(), options.data_dir.join("checkpoint")));
+    let tier_directory = options.data_dir.join("disk");
     let place = TierPlace {
-        disk,
-        directory: options.data_dir.join("disk"),
+        disk: disk.clone(),
+        directory: tier_directory.clone(),
         store: opened.store,
         history_end: opened.last_sequence,
         limits: options.tier_limits,
@@ -143,6 +144,10 @@ pub fn open(
     recovery.replay(&opened.reader, covered, &metrics)?;
 
     let Recovery { stores, control, mut applier, .. } = recovery;
+    if stores.tier().is_none() {
+        // What dropped views left there.
+        disk.remove_dir_all(&tier_directory)?;
+    }
     applier.take_up(&control.registry, &stores);
     let last_arrival = opened.last_arrival.unwrap_or(ArrivalTime::MIN);
     let shared = Arc::new(Shared::new(Parts {

@@ -15,7 +15,7 @@ use crate::engine::lookup::Batch;
 use crate::engine::open::{Options, open};
 use crate::engine::writes::{Accepted, Durability, WriteBatch};
 use crate::engine::{Engine, Idempotency};
-use crate::ids::ProjectId;
+use crate::ids::{ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics, WritesState};
 use crate::online::TierLimits;
@@ -156,6 +156,16 @@ impl Store {
         (answers, outcome.fallback_reason)
     }
 
+    /// Waits until the views with rows in the cold store are these.
+    async fn holds_on_disk(&self, views: &[ViewId]) {
+        let tier = &self.engine().shared.stores.tier().unwrap().tier;
+        let waited = crate::time::Stopwatch::start();
+        while tier.views_in_cold().unwrap() != views {
+            assert!(waited.elapsed().as_secs() < 60, "{:?}", tier.views_in_cold());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
     async fn then(&self, user: &str, seconds: i64) -> Vec<(Status, Option<Value>)> {
         let ask = Ask {
             entity_type: Some("user"),
@@ -285,6 +295,36 @@ async fn rows_on_disk_survive_the_loss_of_the_tier() {
     for n in 0..200 {
         assert_eq!(store.now_on_disk(&format!("u{n}")).await, (expected(n), None));
     }
+}
+
+/// Rows of a dropped view leave the disk beside the writer. What an end in the middle of that left
+/// behind goes after the next start.
+#[tokio::test]
+async fn a_dropped_view_leaves_the_disk() {
+    let mut store = Store::new();
+    let other = "\n[view.other]\nentity = \"user\"\ntier = \"disk\"\nfeatures.age = \"int32\"\n";
+    let both = format!("{}{other}", DEFINITIONS.replace("ttl = \"10s\"", "tier = \"disk\""));
+    let definitions = Definitions::parse_toml("test", &both).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    let id = |name| store.engine().registry().view_named(PROJECT, name).unwrap().id;
+    let (profile, other) = (id("profile"), id("other"));
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    store.holds_on_disk(&[profile]).await;
+    store.engine().drop_view(PROJECT, "profile").await.unwrap();
+    store.holds_on_disk(&[]).await;
+
+    let put = |store: &Store, view| {
+        let tier = &store.engine().shared.stores.tier().unwrap().tier;
+        let _ = tier.put(view, b"key", Sequence(1), b"state");
+    };
+    put(&store, profile);
+    put(&store, other);
+    store.holds_on_disk(&[profile, other]).await;
+    store.restart(false);
+    store.holds_on_disk(&[other]).await;
+    store.engine().drop_view(PROJECT, "other").await.unwrap();
+    store.restart(false);
+    assert!(!store.directory.path().join("disk").exists(), "no view needs it");
 }
 
 #[tokio::test]
