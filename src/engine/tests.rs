@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use crate::disk::fake::{FakeDisk, Fault};
 use crate::disk::real::RealDisk;
+use crate::disk::{DiskErrorKind, Operation};
 use crate::engine::as_of::AsOf;
 use crate::engine::cold::ColdStates;
 use crate::engine::deadline::Deadline;
@@ -48,8 +50,8 @@ struct Store {
     engine: Option<Arc<Engine>>,
 }
 
-fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engine> {
-    let options = Options {
+fn options(path: &Path, durability: Durability) -> Options {
+    Options {
         data_dir: path.to_owned(),
         durability,
         sync_interval: Span::from_seconds(1),
@@ -59,7 +61,11 @@ fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engi
         read_deadline: Span::from_seconds(5),
         accept_clock: false,
         limits: Limits::default(),
-    };
+    }
+}
+
+fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engine> {
+    let options = options(path, durability);
     let metrics = Metrics::new(clock.now());
     open(options, Arc::new(RealDisk), Arc::new(clock.clone()), metrics).unwrap()
 }
@@ -349,6 +355,34 @@ async fn future_event_times_are_capped_or_refused() {
     assert_eq!(problem.code, Code::EventTimeInFuture);
     assert_eq!(problem.places[0].index, Some(1));
     assert_eq!(store.now("u2")[0], (Status::NotFound, None));
+}
+
+#[tokio::test]
+async fn a_disk_that_has_room_again_is_noticed_without_a_write() {
+    let disk = FakeDisk::new();
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(at(100));
+    let options = options(directory.path(), Durability::Sync);
+    let metrics = Metrics::new(clock.now());
+    let engine = open(options, Arc::new(disk.clone()), Arc::new(clock.clone()), metrics).unwrap();
+    let store = Store { directory, clock, engine: Some(engine) };
+    let definitions = Definitions::parse_toml("test", DEFINITIONS).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    for operation in [Operation::Create, Operation::Preallocate, Operation::Write] {
+        let (error, lasting) = (DiskErrorKind::Full, true);
+        disk.fail(Fault { operation: Some(operation), nth: 1, lasting, error });
+    }
+    let refused = store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap_err();
+    assert_eq!(refused.code, Code::DiskFull);
+    assert_eq!(store.engine().health().writes, WritesState::Full);
+    disk.heal();
+    let waited = crate::time::Stopwatch::start();
+    while store.engine().health().writes != WritesState::Open {
+        assert!(waited.elapsed().as_secs() < 60, "nobody looked for room");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    assert_eq!(store.now("u1")[0], present(Value::Int32(1)));
 }
 
 #[tokio::test]
