@@ -69,7 +69,9 @@ impl Watermark {
         let mut rest = body;
         let (magic, format) = (take::<8>(&mut rest), u32::from_le_bytes(take(&mut rest)));
         if magic != MAGIC || !(FORMAT_1..=FORMAT).contains(&format) {
-            return Err(format!("watermark has format {format}, this release reads up to {FORMAT}"));
+            return Err(format!(
+                "watermark has format {format}, this release reads up to {FORMAT}"
+            ));
         }
         let store = StoreId(take(&mut rest));
         let [generation, covered, highest, rows, blocks] =
