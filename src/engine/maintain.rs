@@ -31,8 +31,8 @@ const MOVE_EVERY: Duration = Duration::from_millis(200);
 const ROWS_PER_PIN: usize = 1024;
 
 /// How long a thread that is to end may show no progress before it is left behind: sled may hang,
-/// and history has everything.
-const STOP_PATIENCE: Duration = Duration::from_secs(60);
+/// and history has everything. Making tens of GiB durable on a slow disk takes minutes.
+const STOP_PATIENCE: Duration = Duration::from_secs(300);
 
 /// The threads beside the writer.
 pub(super) struct Maintenance {

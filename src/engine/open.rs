@@ -146,7 +146,9 @@ pub fn open(
     let Recovery { stores, control, mut applier, .. } = recovery;
     if stores.tier().is_none() {
         // What dropped views left there.
-        disk.remove_dir_all(&tier_directory)?;
+        if let Err(error) = disk.remove_dir_all(&tier_directory) {
+            tracing::warn!(%error, "rows of dropped views stay on the disk");
+        }
     }
     applier.take_up(&control.registry, &stores);
     let last_arrival = opened.last_arrival.unwrap_or(ArrivalTime::MIN);
