@@ -98,6 +98,20 @@ impl Store {
         self.engine = Some(open_at(self.directory.path(), &self.clock, Durability::Sync));
     }
 
+    /// Another store, of what history holds by now.
+    fn as_after_a_crash(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (self.directory.path(), directory.path());
+        std::fs::copy(from.join("MANIFEST"), to.join("MANIFEST")).unwrap();
+        std::fs::create_dir(to.join("history")).unwrap();
+        for entry in std::fs::read_dir(from.join("history")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join("history").join(entry.file_name())).unwrap();
+        }
+        let engine = Some(open_at(to, &self.clock, Durability::Sync));
+        Self { directory, clock: self.clock.clone(), engine }
+    }
+
     async fn push(&self, rows: &[(&str, Option<i64>, Cell, Cell)]) -> Result<Accepted, Problem> {
         self.push_keyed(rows, None).await
     }
@@ -429,6 +443,21 @@ async fn a_repeated_idempotency_key_answers_the_first_result() {
     store.clock.advance(Span::from_seconds(24 * 3600));
     let again = store.push_keyed(&rows[..1], Some("k")).await.unwrap();
     assert!(again.sequence > first.sequence);
+}
+
+#[tokio::test]
+async fn a_repeat_is_answered_the_same_although_the_disk_tier_had_failed() {
+    let store = Store::new();
+    let on_disk = DEFINITIONS.replace("ttl = \"10s\"", "tier = \"disk\"");
+    let definitions = Definitions::parse_toml("test", &on_disk).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    store.push(&[("u1", Some(95), age(1), Cell::Null)]).await.unwrap();
+    store.engine().shared.stores.tier().unwrap().broke("on purpose");
+    let late = [("u1", Some(90), age(2), Cell::Null)];
+    let first = store.push_keyed(&late, Some("k")).await.unwrap();
+    assert_eq!(store.push_keyed(&late, Some("k")).await.unwrap(), first);
+    let copy = store.as_after_a_crash();
+    assert_eq!(copy.push_keyed(&late, Some("k")).await.unwrap(), first);
 }
 
 #[tokio::test]

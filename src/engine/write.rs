@@ -413,6 +413,7 @@ impl Writer {
         });
         let superseded = self.applier.preview(rows, group.len()).map_err(internal)?;
         for (pending, superseded) in group.iter_mut().zip(superseded) {
+            pending.superseded = superseded;
             if let Some(idempotency) = &pending.job.idempotency {
                 let (id, position) = encode_source(pending.job.project, idempotency, superseded);
                 let source = Source { kind: SourceKind::Idempotency, id: &id, position: &position };
@@ -429,7 +430,11 @@ impl Writer {
                 let applied = self.applier.apply(&row, sequence, true)?;
                 superseded += u64::from(applied == Applied::Superseded);
             }
-            pending.superseded = superseded;
+            // Beside a rebuild of the disk tier the count may differ from what was foreseen, and
+            // what was foreseen stands in history: it is what a repeat will be answered.
+            if pending.job.idempotency.is_none() {
+                pending.superseded = superseded;
+            }
         }
         Ok(())
     }
