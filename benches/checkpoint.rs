@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::checkpoint::{Checkpoint, Sink, SledCheckpoint};
+use larder::checkpoint::{Checkpoint, Row, Sink, SledCheckpoint};
 use larder::disk::real::RealDisk;
 use larder::ids::{Sequence, StoreId, ViewId};
 use larder::online::Online;
@@ -21,8 +21,12 @@ const ROUNDS: usize = 3;
 struct Into(Online);
 
 impl Sink for Into {
-    fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
-        self.0.view(view).pin().put(key, state);
+    fn expect(&self, view: ViewId, rows: u64) {
+        self.0.view(view).reserve(rows);
+    }
+
+    fn rows(&self, view: ViewId, rows: &[Row<'_>]) -> Result<(), String> {
+        self.0.view(view).pin().put_all(rows);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! Little-endian: CRC-32C (u32) over the block's number and what follows; format (u8); number of
 //! rows (u32); then each row: view (u32), key length (u16), state length (u32), key, state.
 
+use super::Row;
 use crate::ids::ViewId;
 
 /// A block is closed once it holds this much. sled keeps up to 17 neighbours in one page and
@@ -99,34 +100,43 @@ impl<'a> Block<'a> {
         Ok(Self { crc, rows: u32::from_le_bytes(*rows), body })
     }
 
-    /// Hands over each row; says what is wrong where they do not fill the block.
+    /// Hands over the rows, neighbours of one view together; says what is wrong where they do not
+    /// fill the block.
     pub(super) fn each(
         self,
-        mut row: impl FnMut(ViewId, &[u8], &[u8]) -> Result<(), String>,
+        mut some: impl FnMut(ViewId, &[Row<'a>]) -> Result<(), String>,
     ) -> Result<(), String> {
         let mut rest = self.body;
+        let mut rows: Vec<Row<'a>> = Vec::new();
+        let mut of = None;
         for index in 0..self.rows {
-            let ((view, key, state), after) =
+            let (view, row, after) =
                 split_row(rest).ok_or_else(|| format!("row {index} of a block is cut off"))?;
-            row(view, key, state)?;
+            if let Some(before) = of.replace(view)
+                && before != view
+            {
+                some(before, &rows)?;
+                rows.clear();
+            }
+            rows.push(row);
             rest = after;
+        }
+        if let Some(view) = of {
+            some(view, &rows)?;
         }
         if rest.is_empty() { Ok(()) } else { Err("a block has bytes after its last row".into()) }
     }
 }
 
-/// View, key and state.
-type Row<'a> = (ViewId, &'a [u8], &'a [u8]);
-
-/// The first row, and what follows it.
-fn split_row(bytes: &[u8]) -> Option<(Row<'_>, &[u8])> {
+/// The first row with its view, and what follows it.
+fn split_row(bytes: &[u8]) -> Option<(ViewId, Row<'_>, &[u8])> {
     let (view, bytes) = bytes.split_first_chunk::<4>()?;
     let (key, bytes) = bytes.split_first_chunk::<2>()?;
     let (state, bytes) = bytes.split_first_chunk::<4>()?;
     let (key, bytes) = bytes.split_at_checked(usize::from(u16::from_le_bytes(*key)))?;
     let state = usize::try_from(u32::from_le_bytes(*state)).ok()?;
     let (state, bytes) = bytes.split_at_checked(state)?;
-    Some(((ViewId(u32::from_le_bytes(*view)), key, state), bytes))
+    Some((ViewId(u32::from_le_bytes(*view)), (key, state), bytes))
 }
 
 #[cfg(test)]
@@ -147,8 +157,8 @@ mod tests {
 
     fn read(number: u64, bytes: &[u8]) -> Result<Vec<Owned>, String> {
         let mut rows = Vec::new();
-        Block::open(number, bytes)?.each(|view, key, state| {
-            rows.push((view.0, key.to_vec(), state.to_vec()));
+        Block::open(number, bytes)?.each(|view, some| {
+            rows.extend(some.iter().map(|(key, state)| (view.0, key.to_vec(), state.to_vec())));
             Ok(())
         })?;
         Ok(rows)

@@ -18,8 +18,10 @@ use super::{Sink, Watermark};
 
 /// Threads that read and threads that check; the bar asks for two cores.
 const THREADS: u64 = 2;
-/// Blocks read ahead: a few MiB.
-const AHEAD: usize = 256;
+/// Blocks handed over together, so that the threads seldom wait for each other.
+const TOGETHER: usize = 16;
+/// Groups of blocks read ahead: a few MiB.
+const AHEAD: usize = 16;
 
 /// A store of numbered blocks, opened for reading.
 pub(super) trait Blocks: Sync {
@@ -35,7 +37,7 @@ pub(super) trait Blocks: Sync {
     ) -> Result<(), String>;
 }
 
-type Message<B> = Result<(u64, B), String>;
+type Message<B> = Result<Vec<(u64, B)>, String>;
 
 /// Reads the whole generation into `sink`. `patience` is how long the store may be silent.
 ///
@@ -46,6 +48,9 @@ pub(super) fn load<S: Blocks>(
     open: impl FnOnce() -> Result<S, String> + Send + 'static,
     sink: &dyn Sink,
 ) -> Result<(), String> {
+    for (view, rows) in &watermark.views {
+        sink.expect(*view, *rows);
+    }
     let (sender, receiver) = bounded(AHEAD);
     let blocks = watermark.blocks;
     thread::Builder::new()
@@ -88,11 +93,7 @@ fn read<S: Blocks>(
             let part = |index| blocks * index / THREADS;
             let readers: Vec<_> = (0..THREADS)
                 .map(|index| {
-                    scope.spawn(move || {
-                        store.read(part(index), part(index + 1), &mut |number, bytes| {
-                            sender.send(Ok((number, bytes))).is_ok()
-                        })
-                    })
+                    scope.spawn(move || read_part(store, part(index), part(index + 1), sender))
                 })
                 .collect();
             readers.into_iter().try_for_each(|reader| {
@@ -106,6 +107,23 @@ fn read<S: Blocks>(
         // Fails only where nobody waits for it any more.
         let _ = sender.send(Err(reason));
     }
+}
+
+fn read_part<S: Blocks>(
+    store: &S,
+    from: u64,
+    to: u64,
+    sender: &Sender<Message<S::Bytes>>,
+) -> Result<(), String> {
+    let mut group = Vec::with_capacity(TOGETHER);
+    store.read(from, to, &mut |number, bytes| {
+        group.push((number, bytes));
+        group.len() < TOGETHER
+            || sender.send(Ok(std::mem::replace(&mut group, Vec::with_capacity(TOGETHER)))).is_ok()
+    })?;
+    // Fails only where nobody waits for it any more.
+    let _ = sender.send(Ok(group));
+    Ok(())
 }
 
 /// Runs `work` on a thread that is left behind where it takes longer than `patience`.
@@ -172,12 +190,13 @@ impl Check<'_> {
             let before = self.received.load(Ordering::Relaxed);
             match receiver.recv_timeout(self.patience) {
                 Ok(message) => {
-                    let (number, bytes) = message?;
-                    let nth = self.received.fetch_add(1, Ordering::Relaxed);
-                    if nth >= self.watermark.blocks {
-                        return Err(format!("more blocks than {}", self.watermark.blocks));
+                    for (number, bytes) in message? {
+                        let nth = self.received.fetch_add(1, Ordering::Relaxed);
+                        if nth >= self.watermark.blocks {
+                            return Err(format!("more blocks than {}", self.watermark.blocks));
+                        }
+                        crcs.push((number, self.take(number, bytes.as_ref())?));
                     }
-                    crcs.push((number, self.take(number, bytes.as_ref())?));
                 }
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 // The other thread may have had all the blocks there were.
@@ -195,7 +214,7 @@ impl Check<'_> {
         let block = Block::open(number, bytes)?;
         let crc = block.crc;
         self.rows.fetch_add(u64::from(block.rows), Ordering::Relaxed);
-        block.each(|view, key, state| self.sink.row(view, key, state))?;
+        block.each(|view, rows| self.sink.rows(view, rows))?;
         Ok(crc)
     }
 
@@ -227,6 +246,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::checkpoint::Row;
     use crate::checkpoint::block::Builder;
     use crate::ids::{Sequence, StoreId, ViewId};
 
@@ -234,11 +254,13 @@ mod tests {
     struct Collect(Mutex<Vec<u32>>);
 
     impl Sink for Collect {
-        fn row(&self, view: ViewId, _key: &[u8], _state: &[u8]) -> Result<(), String> {
+        fn expect(&self, _view: ViewId, _rows: u64) {}
+
+        fn rows(&self, view: ViewId, rows: &[Row<'_>]) -> Result<(), String> {
             if view.0 == 66_666 {
                 return Err("no such view".into());
             }
-            self.0.lock().unwrap().push(view.0);
+            self.0.lock().unwrap().extend(rows.iter().map(|_| view.0));
             Ok(())
         }
 
@@ -289,6 +311,7 @@ mod tests {
             highest: Sequence(1),
             rows: BLOCKS,
             blocks: BLOCKS,
+            views: Vec::new(),
             hash: *hash.finalize().as_bytes(),
         }
     }

@@ -69,14 +69,20 @@ pub trait CheckpointWriter: Send {
     fn finish(self: Box<Self>, highest: Sequence) -> Result<Watermark, CheckpointError>;
 }
 
+/// Key and state.
+pub type Row<'a> = (&'a [u8], &'a [u8]);
+
 /// Who takes the rows of a checkpoint.
 pub trait Sink: Sync {
-    /// Takes one row. Called from up to two threads at once, never twice at once for one key
-    /// unless the entity was erased and written again while the checkpoint was made.
+    /// Says that about this many rows of `view` will come, before the first row does.
+    fn expect(&self, view: ViewId, rows: u64);
+
+    /// Takes rows of one view. Called from up to two threads at once, never twice at once for one
+    /// key unless the entity was erased and written again while the checkpoint was made.
     ///
     /// # Errors
-    /// Why these bytes are no state of that view; the generation is then set aside.
-    fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String>;
+    /// Why these bytes are no states of that view; the generation is then set aside.
+    fn rows(&self, view: ViewId, rows: &[Row<'_>]) -> Result<(), String>;
 
     /// Forgets every row taken so far.
     fn clear(&self);

@@ -3,6 +3,7 @@
 //! It does not know what a state says, nor trust sled: what sled returns is checked against what
 //! was written, and what sled calls flushed is synced again.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::block::Builder;
 use super::door;
 use super::load::{self, Blocks};
-use super::{Checkpoint, CheckpointError, CheckpointWriter, Load, SetAside, Sink, Watermark};
+use super::{Checkpoint, CheckpointError, CheckpointWriter, Load, Row, SetAside, Sink, Watermark};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
 use crate::ids::{Sequence, StoreId, ViewId};
 
@@ -18,6 +19,8 @@ use crate::ids::{Sequence, StoreId, ViewId};
 const KEPT: usize = 2;
 /// sled reads and writes a generation once, in order: a cache beyond the pages at hand is wasted.
 const CACHE_BYTES: u64 = 32 << 20;
+/// How often each block is touched, so that sled lets go of others; see [`touch`].
+const TOUCHES: usize = 8;
 /// A page of up to 17 blocks must stay under a quarter of this, else sled puts each page into a
 /// file of its own.
 const SEGMENT_BYTES: usize = 2 << 20;
@@ -155,14 +158,22 @@ impl Checkpoint for SledCheckpoint {
         let path = place.path(generation);
         place.disk.create_dir_all(&path)?;
         let tree = guarded(generation, || door::open(&path, CACHE_BYTES, SEGMENT_BYTES))?;
-        let (rows, blocks, hash) = (0, 0, [0; 32]);
-        let highest = covered;
         Ok(Box::new(Writer {
             place,
             tree,
             block: Builder::new(),
             hash: blake3::Hasher::new(),
-            watermark: Watermark { store, generation, covered, highest, rows, blocks, hash },
+            views: BTreeMap::new(),
+            watermark: Watermark {
+                store,
+                generation,
+                covered,
+                highest: covered,
+                rows: 0,
+                blocks: 0,
+                views: Vec::new(),
+                hash: [0; 32],
+            },
         }))
     }
 
@@ -214,6 +225,13 @@ fn guarded<T>(
     door::guarded(call).map_err(|reason| CheckpointError::Store { generation, reason })
 }
 
+/// sled keeps 256 lists of the pages it holds, and looks into one for pages to let go of after
+/// every 64 uses of its own. Used once each, all pages of a generation would stay in memory beside
+/// the map; with the 8 blocks or more that a page holds, each page makes sled look once.
+fn touch(tree: &sled::Db, key: [u8; 8]) -> sled::Result<()> {
+    (0..TOUCHES).try_for_each(|_| tree.contains_key(key).map(drop))
+}
+
 struct Tree(sled::Db);
 
 impl Blocks for Tree {
@@ -225,10 +243,11 @@ impl Blocks for Tree {
         to: u64,
         each: &mut dyn FnMut(u64, sled::IVec) -> bool,
     ) -> Result<(), String> {
-        for entry in self.0.range(from.to_be_bytes()..to.to_be_bytes()) {
-            let (key, block) = entry.map_err(|error| error.to_string())?;
-            let number = key.as_ref().try_into().map(u64::from_be_bytes);
-            let number = number.map_err(|_| format!("a key of {} bytes", key.len()))?;
+        for number in from..to {
+            let key = number.to_be_bytes();
+            let block = self.0.get(key).map_err(|error| error.to_string())?;
+            let block = block.ok_or_else(|| format!("block {number} is missing"))?;
+            touch(&self.0, key).map_err(|error| error.to_string())?;
             if !each(number, block) {
                 break;
             }
@@ -242,6 +261,7 @@ struct Writer {
     tree: sled::Db,
     block: Builder,
     hash: blake3::Hasher,
+    views: BTreeMap<ViewId, u64>,
     /// What was written so far.
     watermark: Watermark,
 }
@@ -250,8 +270,11 @@ impl Writer {
     fn write_block(&mut self) -> Result<(), CheckpointError> {
         let number = self.watermark.blocks;
         let block = self.block.finish(number);
-        let tree = &self.tree;
-        guarded(self.watermark.generation, || tree.insert(number.to_be_bytes(), block.bytes))?;
+        let (tree, key) = (&self.tree, number.to_be_bytes());
+        guarded(self.watermark.generation, || {
+            tree.insert(key, block.bytes)?;
+            touch(tree, key)
+        })?;
         self.hash.update(&block.crc.to_le_bytes());
         self.watermark.rows += u64::from(block.rows);
         self.watermark.blocks += 1;
@@ -263,6 +286,7 @@ impl Writer {
 impl CheckpointWriter for Writer {
     fn add(&mut self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), CheckpointError> {
         self.block.add(view, key, state);
+        *self.views.entry(view).or_default() += 1;
         if self.block.is_full() { self.write_block() } else { Ok(()) }
     }
 
@@ -270,10 +294,11 @@ impl CheckpointWriter for Writer {
         if !self.block.is_empty() {
             self.write_block()?;
         }
-        let Self { place, tree, hash, mut watermark, .. } = *self;
+        let Self { place, tree, hash, views, mut watermark, .. } = *self;
         let number = watermark.generation;
         watermark.highest = highest;
         watermark.hash = *hash.finalize().as_bytes();
+        watermark.views = views.into_iter().collect();
         guarded(number, || {
             tree.flush()?;
             drop(tree);
@@ -295,7 +320,9 @@ impl CheckpointWriter for Writer {
 struct Nobody;
 
 impl Sink for Nobody {
-    fn row(&self, _view: ViewId, _key: &[u8], _state: &[u8]) -> Result<(), String> {
+    fn expect(&self, _view: ViewId, _rows: u64) {}
+
+    fn rows(&self, _view: ViewId, _rows: &[Row<'_>]) -> Result<(), String> {
         Ok(())
     }
 
@@ -304,7 +331,6 @@ impl Sink for Nobody {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::Mutex;
 
@@ -315,18 +341,28 @@ mod tests {
     const STORE: StoreId = StoreId([1; 16]);
 
     #[derive(Default)]
-    struct Rows(Mutex<BTreeMap<Key, Vec<u8>>>);
+    struct Rows {
+        rows: Mutex<BTreeMap<Key, Vec<u8>>>,
+        expected: Mutex<Vec<(u32, u64)>>,
+    }
 
     type Key = (u32, Vec<u8>);
 
     impl Sink for Rows {
-        fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
-            self.0.lock().unwrap().insert((view.0, key.to_vec()), state.to_vec());
+        fn expect(&self, view: ViewId, rows: u64) {
+            assert!(self.rows.lock().unwrap().is_empty(), "before the first row");
+            self.expected.lock().unwrap().push((view.0, rows));
+        }
+
+        fn rows(&self, view: ViewId, some: &[Row<'_>]) -> Result<(), String> {
+            let some = some.iter().map(|(key, state)| ((view.0, key.to_vec()), state.to_vec()));
+            self.rows.lock().unwrap().extend(some);
             Ok(())
         }
 
         fn clear(&self) {
-            self.0.lock().unwrap().clear();
+            self.rows.lock().unwrap().clear();
+            self.expected.lock().unwrap().clear();
         }
     }
 
@@ -361,11 +397,15 @@ mod tests {
         fn load(&self, store: StoreId, history_end: u64) -> (Option<(u64, usize)>, Vec<SetAside>) {
             let rows = Rows::default();
             let load = self.checkpoint.load(store, Sequence(history_end), &rows);
-            let rows = rows.0.into_inner().unwrap();
+            let (rows, expected) =
+                (rows.rows.into_inner().unwrap(), rows.expected.into_inner().unwrap());
             let Some(watermark) = load.loaded else {
                 assert!(rows.is_empty(), "rows of a generation that was set aside");
                 return (None, load.set_aside);
             };
+            let mut views: BTreeMap<u32, u64> = BTreeMap::new();
+            rows.keys().for_each(|(view, _)| *views.entry(*view).or_default() += 1);
+            assert_eq!(expected, views.into_iter().collect::<Vec<_>>());
             for state in rows.values() {
                 assert_eq!(*state, watermark.covered.0.to_le_bytes().repeat(20));
             }
@@ -423,7 +463,7 @@ mod tests {
         writer.finish(Sequence(1)).unwrap();
         let rows = Rows::default();
         assert!(bed.checkpoint.load(STORE, Sequence(1), &rows).loaded.is_some());
-        assert!(rows.0.into_inner().unwrap().values().all(|state| *state == vec![7; 3 << 20]));
+        assert!(rows.rows.into_inner().unwrap().values().all(|state| *state == vec![7; 3 << 20]));
     }
 
     #[test]

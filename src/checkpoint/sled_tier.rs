@@ -140,11 +140,12 @@ impl SledTier {
         self.write_mark(&mark)
     }
 
-    /// Removes every key that begins with `prefix`, which is not empty.
+    /// Removes some keys that begin with `prefix`, which is not empty; returns whether more are
+    /// left.
     ///
     /// # Errors
     /// sled's.
-    pub fn remove_prefix(&self, prefix: &[u8]) -> Result<(), TierError> {
+    pub fn remove_some(&self, prefix: &[u8]) -> Result<bool, TierError> {
         let tree = self.tree()?;
         let remove_some = || {
             let mut batch = sled::Batch::default();
@@ -156,8 +157,19 @@ impl SledTier {
             tree.apply_batch(batch)?;
             Ok(removed)
         };
-        while door::guarded(remove_some).map_err(TierError::Store)? == REMOVED_AT_ONCE {}
-        Ok(())
+        let removed = door::guarded(remove_some).map_err(TierError::Store)?;
+        Ok(removed == REMOVED_AT_ONCE)
+    }
+
+    /// The first key at or after `from`, which is not empty.
+    ///
+    /// # Errors
+    /// sled's.
+    pub fn first_key(&self, from: &[u8]) -> Result<Option<Vec<u8>>, TierError> {
+        let tree = self.tree()?;
+        let first = || tree.range(from..).keys().next().transpose();
+        let first = door::guarded(first).map_err(TierError::Store)?;
+        Ok(first.map(|key| key.to_vec()))
     }
 
     /// Removes everything and begins anew.
@@ -361,7 +373,10 @@ mod tests {
         assert_eq!(opened, TierOpened { moved: Sequence(7), reset: None });
         assert_eq!(get(&tier, "1a"), None);
         assert_eq!(get(&tier, "1c").unwrap(), "z");
-        tier.remove_prefix(b"1").unwrap();
+        assert_eq!(tier.first_key(b"1").unwrap().as_deref(), Some(&b"1c"[..]));
+        assert!(!tier.remove_some(b"1").unwrap());
+        assert_eq!(tier.first_key(b"1").unwrap().as_deref(), Some(&b"2b"[..]));
+        assert_eq!(tier.first_key(b"3").unwrap(), None);
         assert_eq!((get(&tier, "1c"), get(&tier, "2b").unwrap().as_str()), (None, "y"));
         assert!(tier.bytes() > 0);
         tier.destroy().unwrap();
@@ -378,7 +393,8 @@ mod tests {
         let (tier, _) = open(root.path(), 0);
         let rows: Vec<_> = (0..2500).map(|n| row(&format!("1{n}"), Some("x"))).collect();
         tier.put_batch(&rows, Sequence(1)).unwrap();
-        tier.remove_prefix(b"1").unwrap();
+        assert!(tier.remove_some(b"1").unwrap(), "not all at once");
+        while tier.remove_some(b"1").unwrap() {}
         assert!(rows.iter().all(|(key, _)| tier.get(key).unwrap().is_none()));
     }
 

@@ -52,10 +52,14 @@ struct Target {
 }
 
 impl Applier {
-    /// Takes up the views of `registry`, and lets go of the stores of those it no longer has.
+    /// Takes up the views of `registry`, and lets go of the stores of those it no longer has, or
+    /// no longer has online. `online` never becomes true again, so nothing is missed.
     pub(super) fn take_up(&mut self, registry: &Registry, stores: &Stores) {
-        for view in self.targets.keys().filter(|view| registry.view(**view).is_none()) {
-            stores.drop_view(*view);
+        let stored = self.targets.iter().filter(|(_, target)| target.store.is_some());
+        for (view, _) in stored {
+            if registry.view(*view).is_none_or(|view| !view.online) {
+                stores.drop_view(*view);
+            }
         }
         self.targets = registry
             .all_views()

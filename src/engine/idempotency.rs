@@ -5,11 +5,14 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::history::record::Source;
 use crate::ids::{ProjectId, Sequence};
 use crate::time::{ArrivalTime, Span};
 
 /// How long a key is remembered.
 const KEPT: Span = Span::from_seconds(24 * 3600);
+/// Bytes of the position of a write's source: hash of the content, rows superseded.
+const POSITION_BYTES: usize = 16 + 8;
 /// Bytes of an encoded entry before its key.
 const HEAD: usize = 4 + 16 + 8 + 8 + 8 + 8 + 2;
 
@@ -115,6 +118,34 @@ impl IdempotencyTable {
         }
         Some(table)
     }
+}
+
+/// The source of a write with an idempotency key, as history keeps it: the project and the key;
+/// the hash of the content and how many rows of the first write were superseded.
+pub(super) fn encode_source(
+    project: ProjectId,
+    idempotency: &Idempotency,
+    superseded: u64,
+) -> (Vec<u8>, [u8; POSITION_BYTES]) {
+    let mut id = project.0.to_le_bytes().to_vec();
+    id.extend_from_slice(idempotency.key.as_bytes());
+    let mut position = [0; POSITION_BYTES];
+    position[..16].copy_from_slice(&idempotency.content);
+    position[16..].copy_from_slice(&superseded.to_le_bytes());
+    (id, position)
+}
+
+/// Reads what [`encode_source`] wrote: project, key, hash of the content, rows superseded.
+pub(super) fn decode_source(source: Source<'_>) -> Option<(ProjectId, &str, [u8; 16], u64)> {
+    let (project, key) = source.id.split_first_chunk::<4>()?;
+    let position: &[u8; POSITION_BYTES] = source.position.try_into().ok()?;
+    let (content, superseded) = position.split_first_chunk::<16>()?;
+    Some((
+        ProjectId(u32::from_le_bytes(*project)),
+        std::str::from_utf8(key).ok()?,
+        *content,
+        u64::from_le_bytes(superseded.try_into().ok()?),
+    ))
 }
 
 #[cfg(test)]

@@ -19,8 +19,9 @@ use crate::engine::shared::Shared;
 use crate::engine::stores::SharedTier;
 use crate::history::ReadError;
 use crate::history::record::Record;
-use crate::ids::Sequence;
+use crate::ids::{Sequence, ViewId};
 use crate::metrics::WritesState;
+use crate::registry::model::Tier;
 use crate::time::{Span, Stopwatch};
 
 /// How often rows of the disk tier are moved out of memory.
@@ -29,9 +30,21 @@ const MOVE_EVERY: Duration = Duration::from_millis(200);
 /// Rows written to a checkpoint under one pin of their map.
 const ROWS_PER_PIN: usize = 1024;
 
+/// How long a thread that is to end may show no progress before it is left behind: sled may hang,
+/// and history has everything. Making tens of GiB durable on a slow disk takes minutes.
+const STOP_PATIENCE: Duration = Duration::from_secs(300);
+
 /// The threads beside the writer.
 pub(super) struct Maintenance {
-    threads: Vec<(Sender<()>, JoinHandle<()>)>,
+    threads: Vec<Worker>,
+}
+
+struct Worker {
+    name: &'static str,
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+    /// Disconnected when the thread ends; a message says that it got on.
+    progress: Receiver<()>,
 }
 
 struct Checkpointer {
@@ -40,6 +53,18 @@ struct Checkpointer {
     checkpoints: Arc<dyn Checkpoint>,
     /// What the newest checkpoint covers.
     covered: Sequence,
+    progress: Progress,
+}
+
+/// Tells whoever waits for a thread that it gets on.
+#[derive(Clone)]
+struct Progress(Sender<()>);
+
+impl Progress {
+    fn made(&self) {
+        // One message waiting says it all.
+        let _ = self.0.try_send(());
+    }
 }
 
 /// Why a checkpoint was not made; history rebuilds what it would have held.
@@ -61,42 +86,67 @@ impl Maintenance {
         interval: Span,
     ) -> io::Result<Self> {
         let mover = shared.clone();
-        let mut checkpointer = Checkpointer { shared, queue, checkpoints, covered };
         let threads = vec![
-            spawn("larder-mover", move |stop| move_rows(&mover, stop))?,
-            spawn("larder-checkpoint", move |stop| checkpointer.run(interval, stop))?,
+            spawn("larder-mover", move |stop, progress| move_rows(&mover, stop, &progress))?,
+            spawn("larder-checkpoint", move |stop, progress| {
+                Checkpointer { shared, queue, checkpoints, covered, progress }.run(interval, stop);
+            })?,
         ];
         Ok(Self { threads })
     }
 
-    /// Moves what waits, makes a last checkpoint and ends.
+    /// Moves what waits, makes a last checkpoint and ends. A thread that hangs is left behind.
     pub(super) fn stop(self) {
-        for (stop, thread) in self.threads {
-            // A thread may have ended by itself; then there is nothing to stop.
-            let _ = stop.send(());
-            let _ = thread.join();
+        for worker in self.threads {
+            let name = worker.name;
+            if !worker.stop(STOP_PATIENCE) {
+                tracing::error!(
+                    thread = name,
+                    "left behind after {STOP_PATIENCE:?} without progress; the next start replays \
+                     from history what it would have saved"
+                );
+            }
         }
     }
 }
 
+impl Worker {
+    /// Returns whether the thread ended.
+    fn stop(self, patience: Duration) -> bool {
+        // A thread may have ended by itself; then there is nothing to stop.
+        let _ = self.stop.try_send(());
+        loop {
+            match self.progress.recv_timeout(patience) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => return false,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        let _ = self.thread.join();
+        true
+    }
+}
+
 fn spawn(
-    name: &str,
-    work: impl FnOnce(&Receiver<()>) + Send + 'static,
-) -> io::Result<(Sender<()>, JoinHandle<()>)> {
+    name: &'static str,
+    work: impl FnOnce(&Receiver<()>, Progress) + Send + 'static,
+) -> io::Result<Worker> {
     let (stop, stopped) = bounded(1);
+    let (made, progress) = bounded(1);
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         if let Err(error) = rustix::process::nice(10) {
             tracing::debug!(%error, "a maintenance thread keeps its normal priority");
         }
-        work(&stopped);
+        work(&stopped, Progress(made));
     })?;
-    Ok((stop, thread))
+    Ok(Worker { name, stop, thread, progress })
 }
 
-/// Keeps the overlay of the disk tier small, and rebuilds the tier where it failed.
-fn move_rows(shared: &Shared, stop: &Receiver<()>) {
+/// Keeps the overlay of the disk tier small, removes the rows of dropped views, and rebuilds the
+/// tier where it failed.
+fn move_rows(shared: &Shared, stop: &Receiver<()>, progress: &Progress) {
     let mut failures = Pause::default();
-    let mut stopping = false;
+    let (mut stopping, mut looked_for_leftovers) = (false, false);
     while !stopping {
         stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
         if let Some(tier) = shared.stores.tier() {
@@ -106,9 +156,22 @@ fn move_rows(shared: &Shared, stop: &Receiver<()>) {
                     false => failures.lengthen(),
                 }
             }
-            while tier.move_some(|| shared.history.durable()) > 0 {}
+            while tier.move_some(|| shared.history.durable()) > 0 {
+                progress.made();
+            }
+            if !stopping {
+                if !std::mem::replace(&mut looked_for_leftovers, true) {
+                    tier.drop_leftovers(|view| lives_on_disk(shared, view));
+                }
+                tier.remove_dropped(|| !stop.is_empty());
+            }
         }
     }
+}
+
+fn lives_on_disk(shared: &Shared, view: ViewId) -> bool {
+    let registry = shared.registry.load();
+    registry.view(view).is_some_and(|view| view.online && view.tier == Tier::Disk)
 }
 
 /// Grows with every rebuild that fails, so that a disk that cannot be mended is not kept busy.
@@ -238,6 +301,7 @@ impl Checkpointer {
                         generation.add(view, key, state)?;
                     }
                 }
+                self.progress.made();
             }
         }
         // Before the checkpoint counts, what is in it must be durable in history, and its
@@ -245,6 +309,9 @@ impl Checkpointer {
         self.ask(Job::SaveControl)?;
         // Only now: a group that was being applied during the scan has been numbered since.
         generation.finish(self.shared.visible())?;
+        if let Some(tier) = self.shared.stores.tier() {
+            tier.save_mark(|| self.shared.history.durable());
+        }
         Ok(covered)
     }
 
@@ -252,5 +319,28 @@ impl Checkpointer {
         let (reply, answer) = oneshot::channel();
         self.queue.send(job(reply))?;
         answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_is_left_behind_and_one_that_gets_on_is_not() {
+        let hanging = spawn("hangs", |_, progress| {
+            let _kept = progress;
+            loop {
+                thread::park();
+            }
+        });
+        assert!(!hanging.unwrap().stop(Duration::from_millis(50)));
+        let busy = spawn("busy", |stop, progress| {
+            stop.recv().unwrap();
+            (0..100_000).for_each(|_| progress.made());
+        });
+        assert!(busy.unwrap().stop(Duration::from_secs(60)));
+        let ended = spawn("ended", |_, _| {});
+        assert!(ended.unwrap().stop(Duration::from_secs(60)));
     }
 }

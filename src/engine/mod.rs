@@ -171,7 +171,7 @@ impl Engine {
     /// Whether writes are accepted, and how the last start went.
     pub fn health(&self) -> Health {
         Health {
-            writes: self.shared.metrics.writes(),
+            writes: self.shared.writes_now(),
             sequence: self.shared.visible(),
             recovered: self.recovered,
         }

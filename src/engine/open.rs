@@ -8,18 +8,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::archive::StateRef;
-use crate::checkpoint::{Checkpoint, Sink, SledCheckpoint};
+use crate::checkpoint::{Checkpoint, Row as CheckpointRow, Sink, SledCheckpoint};
 use crate::disk::{Disk, DiskError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::control::{self, Control, ControlError};
-use crate::engine::idempotency::First;
+use crate::engine::idempotency::{First, decode_source};
 use crate::engine::maintain::Maintenance;
 use crate::engine::queue;
 use crate::engine::shared::{Parts, Shared};
 use crate::engine::spool::Spools;
 use crate::engine::stores::{Store, Stores};
 use crate::engine::tier::{self, TierPlace};
-use crate::engine::write::{Writer, decode_source};
+use crate::engine::write::Writer;
 use crate::engine::writes::Durability;
 use crate::engine::{Engine, Running};
 use crate::history::open::Opened;
@@ -130,9 +130,10 @@ pub fn open(
     let spools = Spools::open(disk.clone(), options.data_dir.join("spool"))?;
     let checkpoints: Arc<dyn Checkpoint> =
         Arc::new(SledCheckpoint::new(disk.clone(), options.data_dir.join("checkpoint")));
+    let tier_directory = options.data_dir.join("disk");
     let place = TierPlace {
-        disk,
-        directory: options.data_dir.join("disk"),
+        disk: disk.clone(),
+        directory: tier_directory.clone(),
         store: opened.store,
         history_end: opened.last_sequence,
         limits: options.tier_limits,
@@ -143,6 +144,12 @@ pub fn open(
     recovery.replay(&opened.reader, covered, &metrics)?;
 
     let Recovery { stores, control, mut applier, .. } = recovery;
+    if stores.tier().is_none() {
+        // What dropped views left there.
+        if let Err(error) = disk.remove_dir_all(&tier_directory) {
+            tracing::warn!(%error, "rows of dropped views stay on the disk");
+        }
+    }
     applier.take_up(&control.registry, &stores);
     let last_arrival = opened.last_arrival.unwrap_or(ArrivalTime::MIN);
     let shared = Arc::new(Shared::new(Parts {
@@ -364,23 +371,32 @@ struct MapSink<'a> {
 
 impl<'a> MapSink<'a> {
     fn new(registry: &'a Registry, stores: &'a Stores) -> Self {
-        let views = registry.all_views().filter(|view| view.tier == Tier::Memory);
+        let in_memory = |view: &&Arc<View>| view.online && view.tier == Tier::Memory;
+        let views = registry.all_views().filter(in_memory);
         let views = views.map(|view| (view.id, (&**view, stores.of(view)))).collect();
         Self { views, online: &stores.online }
     }
 }
 
 impl Sink for MapSink<'_> {
-    fn row(&self, view: ViewId, key: &[u8], state: &[u8]) -> Result<(), String> {
+    fn expect(&self, view: ViewId, rows: u64) {
+        if let Some((_, Store::Memory(map))) = self.views.get(&view) {
+            map.reserve(rows);
+        }
+    }
+
+    fn rows(&self, view: ViewId, rows: &[CheckpointRow<'_>]) -> Result<(), String> {
         // A view that came or went after the control snapshot is rebuilt from history.
         let Some((view, store)) = self.views.get(&view) else { return Ok(()) };
-        StateRef::access(state)
-            .and_then(|state| state.check(view.layout()))
-            .map_err(|error| error.to_string())?;
-        match store {
-            Store::Memory(map) => map.pin().put(key, state),
-            Store::Disk(..) => return Err("a row of the disk tier".to_owned()),
+        let Store::Memory(map) = store else {
+            return Err("a row of the disk tier".to_owned());
+        };
+        for (_, state) in rows {
+            StateRef::access(state)
+                .and_then(|state| state.check(view.layout()))
+                .map_err(|error| error.to_string())?;
         }
+        map.pin().put_all(rows);
         Ok(())
     }
 

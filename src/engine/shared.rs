@@ -16,7 +16,7 @@ use crate::history::History;
 use crate::history::record::SourceKind;
 use crate::ids::Sequence;
 use crate::limits::Limits;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, WritesState};
 use crate::registry::Registry;
 use crate::time::{ArrivalTime, Clock, EventTime, Span};
 
@@ -81,6 +81,21 @@ impl Shared {
     pub(super) fn clock_is_behind(&self, last_arrival: ArrivalTime) -> bool {
         let latest = self.clock.now().plus(self.limits.max_future);
         !self.accept_clock && latest < last_arrival
+    }
+
+    /// Whether writes would be accepted now. What the clock has to do with it is asked of the
+    /// clock, since nobody may have written since it was set.
+    pub(super) fn writes_now(&self) -> WritesState {
+        let said = self.metrics.writes();
+        if !matches!(said, WritesState::Open | WritesState::ClockBehind) {
+            return said;
+        }
+        let last_arrival = ArrivalTime::from_micros(self.last_arrival.load(Ordering::Acquire));
+        // Not noted in the metrics: the writer may just be noting there that writes have ended.
+        match self.clock_is_behind(last_arrival) {
+            true => WritesState::ClockBehind,
+            false => WritesState::Open,
+        }
     }
 
     /// Makes everything up to `last` visible.

@@ -30,6 +30,8 @@ pub(super) struct SharedTier {
     updates: Mutex<()>,
     /// Something went wrong; the maintenance thread empties it and puts every row again.
     broken: AtomicBool,
+    /// Views whose rows the maintenance thread is to remove.
+    dropped: Mutex<Vec<ViewId>>,
 }
 
 /// The store of one view.
@@ -54,8 +56,12 @@ impl Stores {
             Tier::Disk => {
                 let open = || {
                     let tier = (self.open_tier)();
-                    let broken = AtomicBool::new(false);
-                    Arc::new(SharedTier { tier, updates: Mutex::new(()), broken })
+                    Arc::new(SharedTier {
+                        tier,
+                        updates: Mutex::new(()),
+                        broken: AtomicBool::new(false),
+                        dropped: Mutex::default(),
+                    })
                 };
                 Store::Disk(self.tier.get_or_init(open).clone(), view.id)
             }
@@ -67,13 +73,11 @@ impl Stores {
         self.tier.get()
     }
 
-    /// Lets go of a view.
+    /// Lets go of a view. Rows it has on disk are removed later, since that may take long.
     pub(super) fn drop_view(&self, view: ViewId) {
         self.online.drop_view(view);
-        if let Some(tier) = self.tier()
-            && let Err(error) = tier.tier.drop_view(view)
-        {
-            tier.broke(&error.to_string());
+        if let Some(tier) = self.tier() {
+            tier.dropped().push(view);
         }
     }
 
@@ -173,6 +177,45 @@ impl SharedTier {
             Err(error) => {
                 self.broke(&error.to_string());
                 0
+            }
+        }
+    }
+
+    /// Lets the next start replay only what came after now, although nothing was moved.
+    pub(super) fn save_mark(&self, durable: impl Fn() -> Sequence) {
+        if !self.is_broken()
+            && let Err(error) = self.tier.save_mark(|highest| highest <= durable())
+        {
+            self.broke(&error.to_string());
+        }
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, Vec<ViewId>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the rows of views removed that are there but do not live: their removal was interrupted
+    /// by the end of an earlier run.
+    pub(super) fn drop_leftovers(&self, lives: impl Fn(ViewId) -> bool) {
+        if self.is_broken() {
+            return;
+        }
+        match self.tier.views_in_cold() {
+            Ok(views) => self.dropped().extend(views.into_iter().filter(|view| !lives(*view))),
+            Err(error) => self.broke(&error.to_string()),
+        }
+    }
+
+    /// Removes the rows of dropped views, until `stop` says so.
+    pub(super) fn remove_dropped(&self, stop: impl Fn() -> bool) {
+        let dropped = std::mem::take(&mut *self.dropped());
+        for view in dropped {
+            // A broken tier is emptied and gets the rows of views that live.
+            if self.is_broken() || stop() {
+                return;
+            }
+            if let Err(error) = self.tier.drop_view(view, &stop) {
+                self.broke(&error.to_string());
             }
         }
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use crate::disk::fake::{FakeDisk, Fault};
 use crate::disk::real::RealDisk;
+use crate::disk::{DiskErrorKind, Operation};
 use crate::engine::as_of::AsOf;
 use crate::engine::cold::ColdStates;
 use crate::engine::deadline::Deadline;
@@ -15,9 +17,9 @@ use crate::engine::lookup::Batch;
 use crate::engine::open::{Options, open};
 use crate::engine::writes::{Accepted, Durability, WriteBatch};
 use crate::engine::{Engine, Idempotency};
-use crate::ids::ProjectId;
+use crate::ids::{ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
-use crate::metrics::{Code, Metrics};
+use crate::metrics::{Code, Metrics, WritesState};
 use crate::online::TierLimits;
 use crate::recency::Status;
 use crate::registry::definitions::Definitions;
@@ -48,8 +50,8 @@ struct Store {
     engine: Option<Arc<Engine>>,
 }
 
-fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engine> {
-    let options = Options {
+fn options(path: &Path, durability: Durability) -> Options {
+    Options {
         data_dir: path.to_owned(),
         durability,
         sync_interval: Span::from_seconds(1),
@@ -59,7 +61,11 @@ fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engi
         read_deadline: Span::from_seconds(5),
         accept_clock: false,
         limits: Limits::default(),
-    };
+    }
+}
+
+fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engine> {
+    let options = options(path, durability);
     let metrics = Metrics::new(clock.now());
     open(options, Arc::new(RealDisk), Arc::new(clock.clone()), metrics).unwrap()
 }
@@ -90,6 +96,20 @@ impl Store {
             std::fs::remove_dir_all(self.directory.path().join("checkpoint")).unwrap();
         }
         self.engine = Some(open_at(self.directory.path(), &self.clock, Durability::Sync));
+    }
+
+    /// Another store, of what history holds by now.
+    fn as_after_a_crash(&self) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (self.directory.path(), directory.path());
+        std::fs::copy(from.join("MANIFEST"), to.join("MANIFEST")).unwrap();
+        std::fs::create_dir(to.join("history")).unwrap();
+        for entry in std::fs::read_dir(from.join("history")).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), to.join("history").join(entry.file_name())).unwrap();
+        }
+        let engine = Some(open_at(to, &self.clock, Durability::Sync));
+        Self { directory, clock: self.clock.clone(), engine }
     }
 
     async fn push(&self, rows: &[(&str, Option<i64>, Cell, Cell)]) -> Result<Accepted, Problem> {
@@ -154,6 +174,16 @@ impl Store {
         let outcome = cold.outcome();
         assert!(!outcome.fallback, "history answers, so no default stands in");
         (answers, outcome.fallback_reason)
+    }
+
+    /// Waits until the views with rows in the cold store are these.
+    async fn holds_on_disk(&self, views: &[ViewId]) {
+        let tier = &self.engine().shared.stores.tier().unwrap().tier;
+        let waited = crate::time::Stopwatch::start();
+        while tier.views_in_cold().unwrap() != views {
+            assert!(waited.elapsed().as_secs() < 60, "{:?}", tier.views_in_cold());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
     }
 
     async fn then(&self, user: &str, seconds: i64) -> Vec<(Status, Option<Value>)> {
@@ -287,6 +317,36 @@ async fn rows_on_disk_survive_the_loss_of_the_tier() {
     }
 }
 
+/// Rows of a dropped view leave the disk beside the writer. What an end in the middle of that left
+/// behind goes after the next start.
+#[tokio::test]
+async fn a_dropped_view_leaves_the_disk() {
+    let mut store = Store::new();
+    let other = "\n[view.other]\nentity = \"user\"\ntier = \"disk\"\nfeatures.age = \"int32\"\n";
+    let both = format!("{}{other}", DEFINITIONS.replace("ttl = \"10s\"", "tier = \"disk\""));
+    let definitions = Definitions::parse_toml("test", &both).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    let id = |name| store.engine().registry().view_named(PROJECT, name).unwrap().id;
+    let (profile, other) = (id("profile"), id("other"));
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    store.holds_on_disk(&[profile]).await;
+    store.engine().drop_view(PROJECT, "profile").await.unwrap();
+    store.holds_on_disk(&[]).await;
+
+    let put = |store: &Store, view| {
+        let tier = &store.engine().shared.stores.tier().unwrap().tier;
+        let _ = tier.put(view, b"key", Sequence(1), b"state");
+    };
+    put(&store, profile);
+    put(&store, other);
+    store.holds_on_disk(&[profile, other]).await;
+    store.restart(false);
+    store.holds_on_disk(&[other]).await;
+    store.engine().drop_view(PROJECT, "other").await.unwrap();
+    store.restart(false);
+    assert!(!store.directory.path().join("disk").exists(), "no view needs it");
+}
+
 #[tokio::test]
 async fn values_expire_by_their_own_event_time() {
     let store = Store::defined().await;
@@ -312,15 +372,48 @@ async fn future_event_times_are_capped_or_refused() {
 }
 
 #[tokio::test]
+async fn a_disk_that_has_room_again_is_noticed_without_a_write() {
+    let disk = FakeDisk::new();
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(at(100));
+    let options = options(directory.path(), Durability::Sync);
+    let metrics = Metrics::new(clock.now());
+    let engine = open(options, Arc::new(disk.clone()), Arc::new(clock.clone()), metrics).unwrap();
+    let store = Store { directory, clock, engine: Some(engine) };
+    let definitions = Definitions::parse_toml("test", DEFINITIONS).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    for operation in [Operation::Create, Operation::Preallocate, Operation::Write] {
+        let (error, lasting) = (DiskErrorKind::Full, true);
+        disk.fail(Fault { operation: Some(operation), nth: 1, lasting, error });
+    }
+    let refused = store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap_err();
+    assert_eq!(refused.code, Code::DiskFull);
+    assert_eq!(store.engine().health().writes, WritesState::Full);
+    disk.heal();
+    let waited = crate::time::Stopwatch::start();
+    while store.engine().health().writes != WritesState::Open {
+        assert!(waited.elapsed().as_secs() < 60, "nobody looked for room");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    assert_eq!(store.now("u1")[0], present(Value::Int32(1)));
+}
+
+#[tokio::test]
 async fn a_clock_that_steps_back_stops_writes_but_not_reads() {
     let mut store = Store::defined().await;
     store.push(&[("u1", Some(100), age(1), Cell::Absent)]).await.unwrap();
     store.clock.set(at(100 - 299));
     store.push(&[("u1", None, age(2), Cell::Absent)]).await.unwrap();
     assert_eq!(store.now("u1")[0], present(Value::Int32(2)));
+    assert_eq!(store.engine().health().writes, WritesState::Open);
     store.clock.set(at(100 - 301));
+    assert_eq!(store.engine().health().writes, WritesState::ClockBehind, "before any write");
     let refused = store.push(&[("u1", None, age(3), Cell::Absent)]).await.unwrap_err();
     assert_eq!(refused.code, Code::ClockBehind);
+    store.clock.set(at(100));
+    assert_eq!(store.engine().health().writes, WritesState::Open, "without a write");
+    store.clock.set(at(100 - 301));
     store.restart(false);
     let refused = store.push(&[("u1", None, age(3), Cell::Absent)]).await.unwrap_err();
     assert_eq!(refused.code, Code::ClockBehind);
@@ -353,6 +446,21 @@ async fn a_repeated_idempotency_key_answers_the_first_result() {
 }
 
 #[tokio::test]
+async fn a_repeat_is_answered_the_same_although_the_disk_tier_had_failed() {
+    let store = Store::new();
+    let on_disk = DEFINITIONS.replace("ttl = \"10s\"", "tier = \"disk\"");
+    let definitions = Definitions::parse_toml("test", &on_disk).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    store.push(&[("u1", Some(95), age(1), Cell::Null)]).await.unwrap();
+    store.engine().shared.stores.tier().unwrap().broke("on purpose");
+    let late = [("u1", Some(90), age(2), Cell::Null)];
+    let first = store.push_keyed(&late, Some("k")).await.unwrap();
+    assert_eq!(store.push_keyed(&late, Some("k")).await.unwrap(), first);
+    let copy = store.as_after_a_crash();
+    assert_eq!(copy.push_keyed(&late, Some("k")).await.unwrap(), first);
+}
+
+#[tokio::test]
 async fn definitions_survive_and_contradictions_change_nothing() {
     let mut store = Store::defined().await;
     store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
@@ -382,6 +490,25 @@ async fn definitions_survive_and_contradictions_change_nothing() {
     store.restart(true);
     assert!(store.engine().registry().view_named(PROJECT, "profile").is_err());
     assert_eq!(store.engine().rows_per_view(), []);
+}
+
+#[tokio::test]
+async fn a_view_that_is_no_longer_online_keeps_no_rows_in_memory() {
+    let mut store = Store::defined().await;
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    store.restart(false);
+    assert_eq!(store.engine().rows_per_view().iter().map(|(_, rows)| rows).sum::<u64>(), 1);
+    let offline = DEFINITIONS.replace("ttl = \"10s\"", "online = false");
+    let definitions = Definitions::parse_toml("test", &offline).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    assert_eq!(store.engine().rows_per_view(), []);
+    for forget in [false, true, false] {
+        store.restart(forget);
+        assert_eq!(store.engine().rows_per_view(), []);
+    }
+    let online = Definitions::parse_toml("test", DEFINITIONS).unwrap();
+    let refused = store.engine().define(online, DefineOptions::default()).await.unwrap_err();
+    assert_eq!(refused.code, Code::IncompatibleDefinition);
 }
 
 #[tokio::test]

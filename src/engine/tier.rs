@@ -60,8 +60,12 @@ impl ColdStore for Wired {
         self.0.flush(moved).map_err(store)
     }
 
-    fn remove_prefix(&self, prefix: &[u8]) -> Result<(), ColdError> {
-        self.0.remove_prefix(prefix).map_err(store)
+    fn remove_some(&self, prefix: &[u8]) -> Result<bool, ColdError> {
+        self.0.remove_some(prefix).map_err(store)
+    }
+
+    fn first_key(&self, from: &[u8]) -> Result<Option<Vec<u8>>, ColdError> {
+        self.0.first_key(from).map_err(store)
     }
 
     fn destroy(&self) -> Result<(), ColdError> {
@@ -97,8 +101,12 @@ impl ColdStore for Unavailable {
         self.refuse()
     }
 
-    fn remove_prefix(&self, _prefix: &[u8]) -> Result<(), ColdError> {
-        Ok(())
+    fn remove_some(&self, _prefix: &[u8]) -> Result<bool, ColdError> {
+        self.refuse()
+    }
+
+    fn first_key(&self, _from: &[u8]) -> Result<Option<Vec<u8>>, ColdError> {
+        self.refuse()
     }
 
     fn destroy(&self) -> Result<(), ColdError> {

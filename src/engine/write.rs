@@ -15,7 +15,7 @@ use crate::engine::apply::{Applied, Applier, ApplyError};
 use crate::engine::control;
 use crate::engine::define;
 use crate::engine::error::{Place, Problem};
-use crate::engine::idempotency::{First, Idempotency, IdempotencyTable};
+use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source};
 use crate::engine::load::LoadPart;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::shared::Shared;
@@ -34,6 +34,9 @@ const GROUP_REQUESTS: usize = 4096;
 const GROUP_BYTES: usize = 16 << 20;
 /// How long after the last write its durable mark is written.
 const MARK_AFTER: Duration = Duration::from_millis(500);
+
+/// How long after a refusal for want of room it is looked whether there is some.
+const ROOM_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Starts the writer thread.
 pub(super) fn start(writer: Writer, waiting: Waiting) -> std::io::Result<JoinHandle<()>> {
@@ -103,22 +106,42 @@ impl Writer {
     /// How long the writer may wait for a job before it has something to do.
     fn patience(&self) -> Duration {
         let behind = self.shared.history.written() > self.shared.history.durable();
+        let full = self.shared.metrics.writes() == WritesState::Full;
         match self.shared.durability {
             Durability::Interval if behind => {
                 self.shared.sync_interval.to_std().saturating_sub(self.last_sync.elapsed())
             }
+            _ if full => ROOM_AGAIN_AFTER,
             Durability::Sync | Durability::Interval if self.unmarked => MARK_AFTER,
             _ => Duration::from_secs(3600),
         }
     }
 
     fn idle(&mut self) {
+        if self.shared.metrics.writes() == WritesState::Full {
+            return self.look_for_room();
+        }
         if !self.unmarked || self.is_stopped() {
             return;
         }
         match self.history.mark() {
             Ok(_) => self.unmarked = false,
             Err(WriteError::Full(_)) => self.set_state(WritesState::Full),
+            Err(error) => self.poison(&error.to_string()),
+        }
+    }
+
+    /// Says that writes are accepted again as soon as there is a segment with room: whoever waits
+    /// for that would else never write again and never hear of it.
+    fn look_for_room(&mut self) {
+        match self.history.roll(None, 0) {
+            // The manifest says now what a mark would say.
+            Ok(()) => {
+                self.unmarked = false;
+                self.set_state(WritesState::Open);
+                self.shared.metrics.sequence_durable.set(self.shared.history.durable().0);
+            }
+            Err(WriteError::Full(_)) => {}
             Err(error) => self.poison(&error.to_string()),
         }
     }
@@ -310,15 +333,14 @@ impl Writer {
             }
         }
         let latest_allowed = arrival.plus(self.shared.limits.max_future).as_event_time();
-        if job.request.latest() > latest_allowed {
+        // Most writes give no event times; their rows are not looked through for one.
+        if job.request.latest_given() > latest_allowed {
             let places = future_places(&job.request, latest_allowed);
-            if !places.is_empty() {
-                let detail = format!(
-                    "event times may lie up to limits.max_future ({}) ahead of arrival ({arrival})",
-                    self.shared.limits.max_future
-                );
-                return Err(Problem::new(Code::EventTimeInFuture, detail).with_places(places));
-            }
+            let detail = format!(
+                "event times may lie up to limits.max_future ({}) ahead of arrival ({arrival})",
+                self.shared.limits.max_future
+            );
+            return Err(Problem::new(Code::EventTimeInFuture, detail).with_places(places));
         }
         job.request.cap_event_times(arrival);
         Ok(())
@@ -391,6 +413,7 @@ impl Writer {
         });
         let superseded = self.applier.preview(rows, group.len()).map_err(internal)?;
         for (pending, superseded) in group.iter_mut().zip(superseded) {
+            pending.superseded = superseded;
             if let Some(idempotency) = &pending.job.idempotency {
                 let (id, position) = encode_source(pending.job.project, idempotency, superseded);
                 let source = Source { kind: SourceKind::Idempotency, id: &id, position: &position };
@@ -407,7 +430,11 @@ impl Writer {
                 let applied = self.applier.apply(&row, sequence, true)?;
                 superseded += u64::from(applied == Applied::Superseded);
             }
-            pending.superseded = superseded;
+            // Beside a rebuild of the disk tier the count may differ from what was foreseen, and
+            // what was foreseen stands in history: it is what a repeat will be answered.
+            if pending.job.idempotency.is_none() {
+                pending.superseded = superseded;
+            }
         }
         Ok(())
     }
@@ -541,36 +568,6 @@ fn future_places(request: &EncodedRequest, latest_allowed: EventTime) -> Vec<Pla
         })
         .collect()
 }
-
-/// The source of a write with an idempotency key, as history keeps it: the project and the key;
-/// the hash of the content and how many rows of the first write were superseded.
-fn encode_source(
-    project: ProjectId,
-    idempotency: &Idempotency,
-    superseded: u64,
-) -> (Vec<u8>, [u8; POSITION_BYTES]) {
-    let mut id = project.0.to_le_bytes().to_vec();
-    id.extend_from_slice(idempotency.key.as_bytes());
-    let mut position = [0; POSITION_BYTES];
-    position[..16].copy_from_slice(&idempotency.content);
-    position[16..].copy_from_slice(&superseded.to_le_bytes());
-    (id, position)
-}
-
-/// Reads what [`encode_source`] wrote: project, key, hash of the content, rows superseded.
-pub(super) fn decode_source(source: Source<'_>) -> Option<(ProjectId, &str, [u8; 16], u64)> {
-    let (project, key) = source.id.split_first_chunk::<4>()?;
-    let position: &[u8; POSITION_BYTES] = source.position.try_into().ok()?;
-    let (content, superseded) = position.split_first_chunk::<16>()?;
-    Some((
-        ProjectId(u32::from_le_bytes(*project)),
-        std::str::from_utf8(key).ok()?,
-        *content,
-        u64::from_le_bytes(superseded.try_into().ok()?),
-    ))
-}
-
-const POSITION_BYTES: usize = 16 + 8;
 
 fn mismatch(key: &str) -> Problem {
     let detail =

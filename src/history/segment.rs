@@ -218,7 +218,7 @@ pub fn examine(
                 Err(reason) => break (reason, false),
             },
             Err(FrameError::End) => {
-                if rest.iter().all(|&byte| byte == 0) {
+                if is_zeros(rest) {
                     return found;
                 }
                 break ("zeros with more bytes behind them".to_owned(), false);
@@ -233,6 +233,13 @@ pub fn examine(
     let (reason, newer) = fault;
     found.fault = Some(Fault { reason, newer, durable_by });
     found
+}
+
+/// Compares whole pages, since a byte at a time the tail of an empty segment takes as long as
+/// opening everything else.
+fn is_zeros(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
 }
 
 fn continues(found: &Examined, header: &FrameHeader) -> Result<(), String> {
@@ -346,6 +353,22 @@ mod tests {
         assert_eq!((found.last, found.marked), (Sequence(101), Sequence(101)));
         assert_eq!(found.fault, None);
         assert_eq!(found.last_arrival, Some(ArrivalTime::from_micros(102)));
+    }
+
+    #[test]
+    fn one_byte_anywhere_in_the_tail_is_a_fault() {
+        let whole = [&HEADER.encode()[..], &frame(100, 2, 99)].concat();
+        let end = whole.len();
+        let length = end + 3 * 4096 + 7;
+        for at in (end + 64..length).step_by(61).chain([length - 1]) {
+            let mut bytes = whole.clone();
+            bytes.resize(length, 0);
+            assert_eq!(examine(&bytes, &HEADER, |_, _| {}).fault, None);
+            bytes[at] = 1;
+            let found = examine(&bytes, &HEADER, |_, _| {});
+            assert!(found.fault.is_some_and(|fault| fault.reason.contains("zeros")), "{at}");
+            assert_eq!(found.end, end);
+        }
     }
 
     #[test]

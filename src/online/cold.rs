@@ -31,11 +31,17 @@ pub trait ColdStore: Send + Sync {
     /// The store's; it is then to be destroyed.
     fn flush(&self, moved: Sequence) -> Result<(), ColdError>;
 
-    /// Removes every key that begins with `prefix`.
+    /// Removes some keys that begin with `prefix`; returns whether more are left.
     ///
     /// # Errors
     /// The store's.
-    fn remove_prefix(&self, prefix: &[u8]) -> Result<(), ColdError>;
+    fn remove_some(&self, prefix: &[u8]) -> Result<bool, ColdError>;
+
+    /// The first key at or after `from`.
+    ///
+    /// # Errors
+    /// The store's.
+    fn first_key(&self, from: &[u8]) -> Result<Option<Vec<u8>>, ColdError>;
 
     /// Empties the store; its mark is then zero.
     ///
@@ -76,6 +82,12 @@ pub(super) fn key_of(view: ViewId, key: &[u8]) -> Vec<u8> {
     bytes.extend_from_slice(&view.0.to_be_bytes());
     bytes.extend_from_slice(key);
     bytes
+}
+
+pub(super) fn view_of(key: &[u8]) -> Result<ViewId, ColdError> {
+    let odd = || ColdError::Store { reason: format!("a key of {} bytes", key.len()) };
+    let (view, _) = key.split_first_chunk::<4>().ok_or_else(odd)?;
+    Ok(ViewId(u32::from_be_bytes(*view)))
 }
 
 /// CRC-32C (u32) over the key and what follows, sequence (u64), state; little-endian.

@@ -235,15 +235,15 @@ impl DiskTier {
         if self.is_over() { Room::Full } else { Room::Left }
     }
 
-    /// Says that every row up to `sequence` was put, also those of other views; without it a tier
-    /// that is not written to would make every restart replay from its last row.
+    /// Says that every row up to `sequence` was put, also those of other views.
     pub fn applied(&self, sequence: Sequence) {
         self.applied.fetch_max(sequence.0, Ordering::Release);
     }
 
     /// Moves up to `most` rows, the oldest first, into the cold store and makes them durable.
     /// `make_durable` is asked, before anything is written, to make history durable up to a
-    /// sequence; where it says false nothing is moved.
+    /// sequence; where it says false nothing is moved. Where nothing waits, the mark is left as it
+    /// is, so that writes to other views cost no sync here: [`Self::save_mark`] moves it on.
     ///
     /// # Errors
     /// The store's; the rows stay where they were, and the engine rebuilds the tier.
@@ -252,7 +252,33 @@ impl DiskTier {
         most: usize,
         make_durable: impl FnOnce(Sequence) -> bool,
     ) -> Result<Moved, ColdError> {
-        let mut mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        let mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        // A store without a mark counts as empty at the next start.
+        if self.overlay.len() == 0 && *mark > Sequence::ZERO {
+            return Ok(Moved { rows: 0, covered: *mark });
+        }
+        self.move_and_mark(mark, most, make_durable)
+    }
+
+    /// Moves the mark on to what was applied, as far as nothing waits; else a tier that is not
+    /// written to would make every restart replay from its last row.
+    ///
+    /// # Errors
+    /// As [`Self::move_some`].
+    pub fn save_mark(
+        &self,
+        make_durable: impl FnOnce(Sequence) -> bool,
+    ) -> Result<Moved, ColdError> {
+        let mark = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+        self.move_and_mark(mark, 0, make_durable)
+    }
+
+    fn move_and_mark(
+        &self,
+        mut mark: MutexGuard<'_, Sequence>,
+        most: usize,
+        make_durable: impl FnOnce(Sequence) -> bool,
+    ) -> Result<Moved, ColdError> {
         // Read before the queue: what was applied by now has been put by now.
         let applied = Sequence(self.applied.load(Ordering::Acquire));
         let taken = self.overlay.take(most);
@@ -315,24 +341,50 @@ impl DiskTier {
     }
 
     /// Drops the cached copy of `key`, so that the next read comes from the cold store. What waits
-    /// to be moved is not touched. Returns whether there was one.
+    /// to be moved is not touched. Returns whether there was one; that there is no row may be
+    /// cached too and is forgotten with it, but is no copy.
     pub fn invalidate(&self, view: ViewId, key: &[u8]) -> bool {
-        self.cache.remove(&cold::key_of(view, key)[..]).is_some()
+        let removed = self.cache.remove(&cold::key_of(view, key)[..]);
+        removed.is_some_and(|(_, cached)| cached.state.is_some())
     }
 
-    /// Forgets a view for good. Its id is never used again, so a row of it that is on its way to
-    /// the cold store may stay there unread.
+    /// Forgets a view for good, a few rows at a time, so that nobody who has to move waits long.
+    /// Its id is never used again and nothing is put for it any more. Ends early, returning false,
+    /// once `stop` says so.
     ///
     /// # Errors
     /// The store's.
-    pub fn drop_view(&self, view: ViewId) -> Result<(), ColdError> {
+    pub fn drop_view(&self, view: ViewId, stop: impl Fn() -> bool) -> Result<bool, ColdError> {
         let prefix = cold::key_of(view, b"");
-        let moving = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
         self.overlay.forget(&prefix);
         self.cache.retain(|key, _| !key.starts_with(&prefix));
-        let removed = self.cold.remove_prefix(&prefix);
-        drop(moving);
-        removed
+        while !stop() {
+            let moving = self.mover.lock().unwrap_or_else(PoisonError::into_inner);
+            // A row of it may have been on its way when it was forgotten; it is there by now.
+            let more = self.cold.remove_some(&prefix)?;
+            drop(moving);
+            if !more {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The views that have rows in the cold store, by their ids.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn views_in_cold(&self) -> Result<Vec<ViewId>, ColdError> {
+        let mut views = Vec::new();
+        let mut next = Some(ViewId(0));
+        while let Some(from) = next
+            && let Some(key) = self.cold.first_key(&cold::key_of(from, b""))?
+        {
+            let view = cold::view_of(&key)?;
+            views.push(view);
+            next = view.0.checked_add(1).map(ViewId);
+        }
+        Ok(views)
     }
 
     /// Empties the tier after a loss. From now on history answers reads, while the engine puts
@@ -390,374 +442,4 @@ impl DiskTier {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::atomic::AtomicUsize;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// A cold store in memory that forgets at a crash what was not flushed, or some of it.
-    #[derive(Default)]
-    struct Memory {
-        rows: BTreeMap<Vec<u8>, Vec<u8>>,
-        durable: BTreeMap<Vec<u8>, Vec<u8>>,
-        mark: u64,
-        highest: u64,
-        gets: usize,
-        broken: bool,
-    }
-
-    #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Memory>>);
-
-    impl Shared {
-        fn memory(&self) -> MutexGuard<'_, Memory> {
-            self.0.lock().unwrap()
-        }
-
-        fn check(memory: &Memory) -> Result<(), ColdError> {
-            if memory.broken { Err(ColdError::Store { reason: "broken".into() }) } else { Ok(()) }
-        }
-
-        fn tier(&self, limits: TierLimits) -> DiskTier {
-            let moved = Sequence(self.memory().mark);
-            DiskTier::new(Box::new(self.clone()), moved, limits)
-        }
-    }
-
-    impl ColdStore for Shared {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, ColdError> {
-            let mut memory = self.memory();
-            Self::check(&memory)?;
-            memory.gets += 1;
-            Ok(memory.rows.get(key).cloned())
-        }
-
-        fn put_batch(&self, rows: &[ColdRow], highest: Sequence) -> Result<(), ColdError> {
-            let mut memory = self.memory();
-            Self::check(&memory)?;
-            memory.highest = memory.highest.max(highest.0);
-            for (key, value) in rows {
-                match value {
-                    Some(value) => memory.rows.insert(key.to_vec(), value.clone()),
-                    None => memory.rows.remove(&key[..]),
-                };
-            }
-            Ok(())
-        }
-
-        fn flush(&self, moved: Sequence) -> Result<(), ColdError> {
-            let mut memory = self.memory();
-            Self::check(&memory)?;
-            memory.durable = memory.rows.clone();
-            memory.mark = moved.0;
-            Ok(())
-        }
-
-        fn remove_prefix(&self, prefix: &[u8]) -> Result<(), ColdError> {
-            self.memory().rows.retain(|key, _| !key.starts_with(prefix));
-            Ok(())
-        }
-
-        fn destroy(&self) -> Result<(), ColdError> {
-            *self.memory() = Memory::default();
-            Ok(())
-        }
-
-        fn bytes(&self) -> u64 {
-            self.memory().rows.values().map(|value| value.len() as u64).sum()
-        }
-    }
-
-    const VIEW: ViewId = ViewId(1);
-    const ROOMY: TierLimits = TierLimits { overlay: 1 << 20, cache: 1 << 20 };
-    const NO_CACHE: TierLimits = TierLimits { overlay: 1 << 20, cache: 0 };
-
-    fn read(tier: &DiskTier, key: &[u8]) -> (Option<Vec<u8>>, Source) {
-        let (state, source) = match tier.get_hot(VIEW, key) {
-            HotRead::Found(state, source) => (state, source),
-            HotRead::NeedsCold => tier.get_cold(VIEW, key).unwrap(),
-            HotRead::Rebuilding => panic!("not rebuilding"),
-        };
-        (state.map(|state| state.to_vec()), source)
-    }
-
-    fn put(tier: &DiskTier, key: &[u8], sequence: u64, state: &[u8]) {
-        assert_eq!(tier.put(VIEW, key, Sequence(sequence), state), Room::Left);
-        tier.applied(Sequence(sequence));
-    }
-
-    #[test]
-    fn a_row_goes_from_overlay_to_cold_to_cache() {
-        let cold = Shared::default();
-        let tier = cold.tier(ROOMY);
-        put(&tier, b"k", 5, b"one");
-        let one = Some(b"one".to_vec());
-        assert_eq!(read(&tier, b"k"), (one.clone(), Source::Overlay));
-        let moved = tier.move_some(10, |durable| durable == Sequence(5)).unwrap();
-        assert_eq!(moved, Moved { rows: 1, covered: Sequence(5) });
-        assert_eq!(tier.waiting(), (0, 0));
-        assert_eq!(read(&tier, b"k"), (one.clone(), Source::Cold));
-        assert_eq!(read(&tier, b"k"), (one.clone(), Source::Cache));
-        assert!(tier.invalidate(VIEW, b"k"));
-        assert!(!tier.invalidate(VIEW, b"k"));
-        assert_eq!(read(&tier, b"k"), (one, Source::Cold));
-        assert_eq!(read(&tier, b"none"), (None, Source::Cold));
-        assert_eq!(read(&tier, b"none"), (None, Source::Cache), "absence is cached too");
-
-        put(&tier, b"k", 6, b"two");
-        put(&tier, b"none", 7, b"some");
-        assert!(tier.invalidate(VIEW, b"k"), "the old copy");
-        assert_eq!(read(&tier, b"k"), (Some(b"two".to_vec()), Source::Overlay));
-        tier.move_some(10, |_| true).unwrap();
-        assert_eq!(read(&tier, b"none"), (Some(b"some".to_vec()), Source::Cache));
-        let _ = tier.remove(VIEW, b"none", Sequence(8));
-        assert_eq!(read(&tier, b"none"), (None, Source::Overlay));
-        tier.move_some(10, |_| true).unwrap();
-        assert_eq!(read(&tier, b"none").0, None);
-        assert!(!cold.memory().rows.contains_key(&cold::key_of(VIEW, b"none")));
-    }
-
-    #[test]
-    fn the_mark_follows_what_was_moved_and_never_passes_what_waits_or_is_not_durable() {
-        let cold = Shared::default();
-        let tier = cold.tier(ROOMY);
-        for sequence in 1..=10 {
-            put(&tier, &[sequence as u8], sequence, b"s");
-        }
-        tier.applied(Sequence(20));
-        assert_eq!(tier.move_some(4, |_| false).unwrap().rows, 0, "history is not durable");
-        assert_eq!((cold.memory().rows.len(), tier.waiting().0), (0, 10));
-        let moved = |most| tier.move_some(most, |_| true).unwrap().covered.0;
-        assert_eq!(moved(4), 4);
-        assert_eq!(moved(4), 8);
-        assert_eq!(moved(4), 20, "nothing waits: all that was applied");
-        tier.applied(Sequence(30));
-        assert_eq!(moved(4), 30, "others' rows move it on");
-        let memory = cold.memory();
-        assert_eq!((memory.mark, memory.highest), (30, 20));
-    }
-
-    #[test]
-    fn a_full_overlay_says_so_and_a_failed_move_loses_nothing() {
-        let cold = Shared::default();
-        let tier = cold.tier(TierLimits { overlay: 1000, cache: 1000 });
-        assert_eq!(tier.put(VIEW, b"a", Sequence(1), &[0; 500]), Room::Left);
-        assert_eq!(tier.put(VIEW, b"b", Sequence(2), &[0; 500]), Room::Full);
-        cold.memory().broken = true;
-        assert!(tier.move_some(10, |_| true).is_err());
-        assert_eq!(tier.waiting().0, 2);
-        assert_eq!(read(&tier, b"a"), (Some(vec![0; 500]), Source::Overlay));
-        assert!(tier.get_cold(VIEW, b"c").is_err());
-        cold.memory().broken = false;
-        assert_eq!(tier.move_some(10, |_| true).unwrap().rows, 2);
-        assert_eq!(tier.put(VIEW, b"c", Sequence(3), &[0; 500]), Room::Left);
-    }
-
-    #[test]
-    fn a_damaged_value_is_an_error_and_a_rebuild_hides_everything() {
-        let cold = Shared::default();
-        let tier = cold.tier(ROOMY);
-        put(&tier, b"k", 1, b"state");
-        tier.move_some(10, |_| true).unwrap();
-        cold.memory().rows.values_mut().next().unwrap()[13] ^= 1;
-        assert_eq!(tier.get_cold(VIEW, b"k"), Err(ColdError::Damaged { bytes: 17 }));
-        assert!(tier.get_for_write(VIEW, b"k").is_err());
-
-        put(&tier, b"waiting", 2, b"state");
-        tier.start_rebuild().unwrap();
-        assert_eq!(tier.get_hot(VIEW, b"waiting"), HotRead::Rebuilding);
-        assert_eq!(tier.get_cold(VIEW, b"k"), Err(ColdError::Rebuilding));
-        assert_eq!(tier.get_for_write(VIEW, b"k"), Ok(None));
-        put(&tier, b"new", 3, b"newest");
-        put(&tier, b"k", 1, b"state");
-        assert_eq!(tier.move_some(1, |_| true).unwrap().covered, Sequence::ZERO, "no mark yet");
-        put(&tier, b"waiting", 2, b"state");
-        tier.finish_rebuild();
-        assert_eq!(tier.move_some(1, |_| true).unwrap().covered, Sequence(2));
-        assert_eq!(tier.move_some(9, |_| true).unwrap().covered, Sequence(3));
-        for (key, state) in [("k", "state"), ("waiting", "state"), ("new", "newest")] {
-            assert_eq!(read(&tier, key.as_bytes()).0.unwrap(), state.as_bytes());
-        }
-    }
-
-    #[test]
-    fn a_dropped_view_is_gone_and_its_neighbours_are_not() {
-        let cold = Shared::default();
-        let tier = cold.tier(ROOMY);
-        for (sequence, view) in (1..).zip([1, 2, 3]) {
-            let _ = tier.put(ViewId(view), b"moved", Sequence(sequence), b"s");
-        }
-        tier.move_some(10, |_| true).unwrap();
-        for (sequence, view) in (4..).zip([1, 2, 3]) {
-            let _ = tier.put(ViewId(view), b"waits", Sequence(sequence), b"s");
-            tier.get_cold(ViewId(view), b"moved").unwrap();
-        }
-        tier.drop_view(ViewId(2)).unwrap();
-        for view in [1, 2, 3] {
-            for key in ["moved", "waits"] {
-                let state = tier.get_for_write(ViewId(view), key.as_bytes()).unwrap();
-                assert_eq!(state.is_some(), view != 2, "view {view}, {key}");
-            }
-        }
-        assert_eq!(tier.waiting().0, 2);
-    }
-
-    /// A writer, a mover, an invalidator and readers over few keys: no read is older than what was
-    /// acknowledged when it began, nor than one before it.
-    #[test]
-    fn no_read_is_older_than_what_was_acknowledged() {
-        const KEYS: usize = 8;
-        for limits in [ROOMY, NO_CACHE, TierLimits { overlay: 1 << 20, cache: 900 }] {
-            let tier = Shared::default().tier(limits);
-            let acknowledged: [AtomicU64; KEYS] = std::array::from_fn(|_| AtomicU64::new(0));
-            let done = AtomicBool::new(false);
-            let hits = AtomicUsize::new(0);
-            let (tier, acknowledged, done, hits) = (&tier, &acknowledged, &done, &hits);
-            std::thread::scope(|scope| {
-                for _ in 0..2 {
-                    scope.spawn(move || {
-                        let mut round = 0_usize;
-                        while !done.load(Ordering::Relaxed) {
-                            round += 1;
-                            let key = round * 7 % KEYS;
-                            let least = acknowledged[key].load(Ordering::Acquire);
-                            let (state, source) = read(tier, &[key as u8]);
-                            let found = state
-                                .map_or(0, |state| u64::from_le_bytes(state.try_into().unwrap()));
-                            assert!(found >= least, "{found} < {least} from {source:?}");
-                            hits.fetch_add(1, Ordering::Relaxed);
-                        }
-                    });
-                }
-                scope.spawn(move || {
-                    let mut round = 0_usize;
-                    while !done.load(Ordering::Relaxed) {
-                        tier.move_some(3, |_| true).unwrap();
-                        round += 1;
-                        if round.is_multiple_of(5) {
-                            tier.invalidate(VIEW, &[(round % KEYS) as u8]);
-                        }
-                    }
-                });
-                for sequence in 1..=60_000_u64 {
-                    let key = (sequence.wrapping_mul(0x9e37_79b9) >> 7) as usize % KEYS;
-                    put(tier, &[key as u8], sequence, &sequence.to_le_bytes());
-                    acknowledged[key].store(sequence, Ordering::Release);
-                    if sequence.is_multiple_of(16) {
-                        std::thread::yield_now();
-                    }
-                }
-                done.store(true, Ordering::Relaxed);
-            });
-            assert!(hits.load(Ordering::Relaxed) > 100);
-            while tier.waiting().0 > 0 {
-                tier.move_some(100, |_| true).unwrap();
-            }
-            for (key, last) in acknowledged.iter().enumerate() {
-                let state = read(tier, &[key as u8]).0.unwrap();
-                assert_eq!(
-                    u64::from_le_bytes(state.try_into().unwrap()),
-                    last.load(Ordering::Relaxed)
-                );
-            }
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Step {
-        Put(u8, u16),
-        Remove(u8),
-        Get(u8),
-        Move(usize),
-        Invalidate(u8),
-        /// The flag says whether what was not flushed is lost.
-        Reopen(bool),
-        Rebuild,
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![
-            6 => (0..12_u8, any::<u16>()).prop_map(|(key, length)| Step::Put(key, length % 400)),
-            1 => (0..12_u8).prop_map(Step::Remove),
-            6 => (0..12_u8).prop_map(Step::Get),
-            3 => (1..6_usize).prop_map(Step::Move),
-            1 => (0..12_u8).prop_map(Step::Invalidate),
-            1 => any::<bool>().prop_map(Step::Reopen),
-            1 => Just(Step::Rebuild),
-        ]
-    }
-
-    proptest! {
-        /// Against a map, with history as a list: a restart replays what the mark does not cover.
-        #[test]
-        fn behaves_as_a_map(steps in proptest::collection::vec(step(), 1..120)) {
-            let cold = Shared::default();
-            let limits = TierLimits { overlay: 3000, cache: 2500 };
-            let mut tier = cold.tier(limits);
-            let mut history: Vec<(u8, Option<Vec<u8>>)> = Vec::new();
-            let mut model: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
-            let replay = |tier: &DiskTier, history: &[(u8, Option<Vec<u8>>)], from: u64| {
-                for (sequence, (key, state)) in (1..).zip(history).skip(from as usize) {
-                    let room = match state {
-                        Some(state) => tier.put(VIEW, &[*key], Sequence(sequence), state),
-                        None => tier.remove(VIEW, &[*key], Sequence(sequence)),
-                    };
-                    tier.applied(Sequence(sequence));
-                    if room == Room::Full {
-                        tier.move_some(usize::MAX, |_| true).unwrap();
-                    }
-                }
-            };
-            for step in steps {
-                let end = history.len() as u64;
-                match step {
-                    Step::Put(key, length) => {
-                        let state = vec![key ^ length as u8; usize::from(length)];
-                        history.push((key, Some(state.clone())));
-                        model.insert(key, state);
-                        replay(&tier, &history, end);
-                    }
-                    Step::Remove(key) => {
-                        history.push((key, None));
-                        model.remove(&key);
-                        replay(&tier, &history, end);
-                    }
-                    Step::Get(key) => {
-                        prop_assert_eq!(&read(&tier, &[key]).0, &model.get(&key).cloned());
-                        let for_write = tier.get_for_write(VIEW, &[key]).unwrap();
-                        let for_write = for_write.map(|state| state.to_vec());
-                        prop_assert_eq!(&for_write, &model.get(&key).cloned());
-                    }
-                    Step::Move(most) => {
-                        let moved = tier.move_some(most, |durable| durable.0 <= end).unwrap();
-                        prop_assert!(moved.covered.0 <= end);
-                    }
-                    Step::Invalidate(key) => {
-                        tier.invalidate(VIEW, &[key]);
-                    }
-                    Step::Reopen(crash) => {
-                        drop(tier);
-                        if crash {
-                            let mut memory = cold.memory();
-                            memory.rows = memory.durable.clone();
-                        }
-                        let mark = cold.memory().mark;
-                        tier = cold.tier(limits);
-                        replay(&tier, &history, mark);
-                    }
-                    Step::Rebuild => {
-                        tier.start_rebuild().unwrap();
-                        replay(&tier, &history, 0);
-                        tier.finish_rebuild();
-                    }
-                }
-            }
-            for key in 0..12 {
-                prop_assert_eq!(&read(&tier, &[key]).0, &model.get(&key).cloned());
-            }
-        }
-    }
-}
+mod tests;

@@ -90,6 +90,12 @@ impl ViewMap {
         Pinned { rows: self.rows.pin() }
     }
 
+    /// Makes room for `rows` more, so that the table does not grow through all its sizes, moving
+    /// every row each time.
+    pub fn reserve(&self, rows: u64) {
+        self.rows.pin().reserve(usize::try_from(rows).unwrap_or(usize::MAX));
+    }
+
     /// Forgets every row; nobody writes meanwhile.
     pub fn clear(&self) {
         self.rows.pin().clear();
@@ -126,8 +132,24 @@ impl Pinned<'_> {
         if self.rows.insert(row, ()).is_none()
             && self.rows.len().is_multiple_of(ROWS_BETWEEN_FLUSHES)
         {
-            self.rows.map().guard().flush();
+            self.flush();
         }
+    }
+
+    /// As [`Self::put`] of each, and counts the rows only once: the count is kept in parts that
+    /// every thread's rows change.
+    pub fn put_all(&self, rows: &[(&[u8], &[u8])]) {
+        let before = self.rows.len();
+        for (key, state) in rows {
+            self.rows.insert(Row::new(key, state), ());
+        }
+        if self.rows.len() / ROWS_BETWEEN_FLUSHES != before / ROWS_BETWEEN_FLUSHES {
+            self.flush();
+        }
+    }
+
+    fn flush(&self) {
+        self.rows.map().guard().flush();
     }
 
     /// Every key and state. Beside concurrent writes each entity appears once, in a state it had
@@ -155,6 +177,19 @@ mod tests {
         assert_eq!(map.len(), 1);
         map.clear();
         assert_eq!((pinned.get(b"k"), map.len()), (None, 0));
+    }
+
+    #[test]
+    fn rows_put_together_are_put_one_after_the_other() {
+        let map = ViewMap::default();
+        map.reserve(10_000);
+        let keys: Vec<[u8; 4]> = (0..10_000_u32).map(u32::to_be_bytes).collect();
+        let rows: Vec<(&[u8], &[u8])> = keys.iter().map(|key| (&key[..], &key[2..])).collect();
+        rows.chunks(37).for_each(|rows| map.pin().put_all(rows));
+        map.pin().put_all(&[(&keys[7], b"old"), (&keys[7], b"new")]);
+        assert_eq!(map.len(), 10_000);
+        assert_eq!(map.pin().get(&keys[7]), Some(&b"new"[..]));
+        assert_eq!(map.pin().get(&keys[9_999]), Some(&keys[9_999][2..]));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! It does not know rows, only offsets and widths; `archive` reads and writes with them.
 
+use std::ops::Range;
+
 use crate::ids::Slot;
 use crate::value::types::{FeatureType, ScalarType};
 
@@ -13,7 +15,18 @@ pub const HEAP_REFERENCE: usize = 8;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Layout {
     slots: Vec<Place>,
+    /// The same by neighbours of one type.
+    runs: Vec<Run>,
     fixed_bytes: usize,
+}
+
+/// Neighbouring slots of one type, which lie one behind the other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Run {
+    /// The type of their values.
+    pub feature_type: FeatureType,
+    /// Which slots.
+    pub slots: Range<usize>,
 }
 
 /// One slot.
@@ -45,6 +58,11 @@ impl Layout {
     pub fn new(types: impl IntoIterator<Item = FeatureType>) -> Self {
         let mut layout = Self::default();
         for feature_type in types {
+            let slot = layout.slots.len();
+            match layout.runs.last_mut() {
+                Some(run) if run.feature_type == feature_type => run.slots.end += 1,
+                _ => layout.runs.push(Run { feature_type, slots: slot..slot + 1 }),
+            }
             layout.slots.push(Place { feature_type, offset: layout.fixed_bytes });
             layout.fixed_bytes += width(feature_type);
         }
@@ -69,6 +87,11 @@ impl Layout {
     /// All places in slot order.
     pub fn places(&self) -> &[Place] {
         &self.slots
+    }
+
+    /// All slots in order, neighbours of one type together.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
     }
 
     /// Bytes of the fixed part of a row with the first `slots` slots.
