@@ -3,7 +3,7 @@
 //!
 //! It does not know how history finds a row. Which data there is, `support::data` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -327,11 +327,14 @@ fn end_of(rows: &[Row]) -> ArrivalTime {
 
 /// What no test must miss: nulls, expired values and rows before the first.
 fn assert_all_kinds(accepted: &Accepted, pairs: &[(Vec<u8>, EventTime)]) {
-    let told = pairs.iter().rev().take(1_000).flat_map(|(key, at)| accepted.answer(key, *at, None));
-    let mut seen: Vec<&str> = told.map(|told| told.status.as_str()).collect();
-    seen.sort_unstable();
-    seen.dedup();
-    assert_eq!(seen, ["NOT_FOUND", "NULL_VALUE", "OUTSIDE_MAX_AGE", "PRESENT"]);
+    let mut seen = BTreeSet::new();
+    for (key, at) in pairs.iter().rev() {
+        seen.extend(accepted.answer(key, *at, None).iter().map(|told| told.status.as_str()));
+        if seen.len() == 4 {
+            return;
+        }
+    }
+    panic!("only {seen:?}");
 }
 
 #[tokio::test]
