@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -12,6 +13,7 @@ use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::Batch;
 use crate::http::arrow_answer::ColumnarAnswer;
+use crate::http::aside;
 use crate::http::asked::{Asked, IdField};
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, Reply, respond};
@@ -54,6 +56,10 @@ struct MixedBody<'a> {
 pub(super) async fn handle(mut call: Call) -> Answered {
     let deadline = call.deadline()?;
     let body = call.body().await?;
+    aside::answer(body.len(), answer(call, body, deadline)).await
+}
+
+async fn answer(call: Call, body: Bytes, deadline: Deadline) -> Answered {
     let engine = call.engine()?;
     let registry = engine.registry();
     let project = call.project(&registry)?;
@@ -69,7 +75,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
         let request: MixedBody<'_> = body::json(&body)?;
         return Ok(respond(Format::Json, mixed(&call, &request, deadline).await?));
     }
-    let (answer, asked) = answer(&call, &request, deadline).await?;
+    let (answer, asked) = answer_new(&call, &request, deadline).await?;
     if let Some(ids) = request.entity_ids
         && request.as_of.is_none()
         && request.min_sequence.is_none()
@@ -106,7 +112,7 @@ async fn mixed(
     Ok(out)
 }
 
-async fn answer(
+async fn answer_new(
     call: &Call,
     request: &BatchBody<'_>,
     deadline: Deadline,

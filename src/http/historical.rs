@@ -13,6 +13,7 @@ use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Batch, LookupPlan};
 use crate::http::arrow_answer::ColumnarAnswer;
+use crate::http::aside::{self, off_the_lookups};
 use crate::http::asked::Names;
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, respond};
@@ -24,7 +25,6 @@ use crate::http::lookup_request::{
     Said, Wanted, check_values, lookup_body, read_optional_time, too_many, values_per_row,
 };
 use crate::http::openapi::{HistoricalRequest, RowsAnswer};
-use crate::http::push::off_the_lookups;
 use crate::http::text::{Pairs, Text};
 use crate::ids::ProjectId;
 use crate::limits::Limits;
@@ -75,18 +75,18 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let format = call.format()?;
     let body = call.body().await?;
     match format {
-        Format::Json => from_json(&call, &body, deadline).await,
+        Format::Json => aside::answer(body.len(), from_json(call, body, deadline)).await,
         Format::Arrow | Format::Parquet => from_columns(&call, (format, body), deadline).await,
         Format::Toml => Err(malformed("a historical read is JSON, Arrow or Parquet, not TOML")),
     }
 }
 
-async fn from_json(call: &Call, body: &Bytes, deadline: Deadline) -> Answered {
-    let request: HistoricalBody<'_> = body::json(body)?;
+async fn from_json(call: Call, body: Bytes, deadline: Deadline) -> Answered {
+    let request: HistoricalBody<'_> = body::json(&body)?;
     let engine = call.engine()?;
     let wanted = request.wanted(engine.limits())?;
     let known_at = read_optional_time("known_at", request.known_at, wanted.time_unit)?;
-    let (plan, project) = prepare(call, engine, &wanted, deadline).await?;
+    let (plan, project) = prepare(&call, engine, &wanted, deadline).await?;
     let spine = match (&request.rows, &request.columns) {
         (Some(rows), None) => {
             check_rows(rows.len(), engine.limits())?;
@@ -97,7 +97,7 @@ async fn from_json(call: &Call, body: &Bytes, deadline: Deadline) -> Answered {
         }
         _ => return Err(malformed("give \"rows\" or \"columns\": whose features, and when")),
     };
-    answer(call, &wanted, &plan, (spine, known_at), deadline).await
+    answer(&call, &wanted, &plan, (spine, known_at), deadline).await
 }
 
 async fn from_columns(

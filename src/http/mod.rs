@@ -10,6 +10,8 @@ mod connection;
 
 pub mod router;
 
+mod aside;
+
 mod call;
 
 mod body;

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::engine::error::Problem;
 use crate::engine::writes::{Accepted, WriteBatch};
 use crate::engine::{Engine, Idempotency};
+use crate::http::aside::{QUICK_BYTES, off_the_lookups};
 use crate::http::body::{self, malformed};
 use crate::http::call::{Answered, Call, Format, Reply, respond};
 use crate::http::lookup_request;
@@ -27,8 +28,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const SEQUENCE: HeaderName = HeaderName::from_static("larder-sequence");
 /// Longest idempotency key, in bytes.
 const LONGEST_KEY: usize = 256;
-/// Bodies above this are read on a thread that does not answer lookups.
-const QUICK_BYTES: usize = 64 << 10;
 
 /// The JSON body, by row or by column.
 #[derive(Deserialize)]
@@ -102,20 +101,6 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     };
     let accepted = engine.write(project, prepared.batch, idempotency).await?;
     Ok(answer(accepted, prepared.nans))
-}
-
-/// Does work that takes long on a thread that answers no lookups.
-pub(super) async fn off_the_lookups<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => {
-            let code = crate::metrics::Code::Draining;
-            Err(Problem::new(code, "the server is shutting down"))
-        }
-    }
 }
 
 fn read(

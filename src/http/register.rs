@@ -8,9 +8,10 @@ use utoipa::ToSchema;
 
 use crate::engine::define::{DefineOptions, Defined, OnError};
 use crate::engine::error::Problem;
+use crate::http::aside::off_the_lookups;
 use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, name, respond};
-use crate::http::push::{off_the_lookups, with_sequence};
+use crate::http::push::with_sequence;
 use crate::ids::Sequence;
 use crate::metrics::Code;
 use crate::registry::DEFAULT_PROJECT;
