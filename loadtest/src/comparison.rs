@@ -33,7 +33,7 @@ impl Spread {
         ratios.sort_by(f64::total_cmp);
         let at = |place: usize| ratios.get(place).copied().unwrap_or_default();
         let middle = ratios.len() / 2;
-        let median = if ratios.len() % 2 == 0 && middle > 0 {
+        let median = if ratios.len().is_multiple_of(2) && middle > 0 {
             f64::midpoint(at(middle - 1), at(middle))
         } else {
             at(middle)

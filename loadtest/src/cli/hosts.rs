@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::arguments::TargetArguments;
 use crate::failure::Outcome;
-use crate::host::larder::{self, Larder};
+use crate::host::larder::Larder;
 use crate::scenario::Scenario;
 use crate::target::{Named, Target};
 
@@ -49,7 +49,7 @@ impl Hosts {
         }
         // The earlier one ends before the next begins: both would want the same core.
         self.started.remove(&side);
-        let larder = larder::start(binary, self.cpu, settings)?;
+        let larder = Larder::start(binary, self.cpu, settings)?;
         let target = larder.target.clone();
         let started = Started { binary: binary.clone(), settings: settings.clone(), larder };
         self.started.insert(side, started);

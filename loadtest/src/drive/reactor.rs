@@ -213,14 +213,16 @@ impl Reactor {
         }
     }
 
-    /// How long nothing has to be done.
+    /// How long nothing has to be done. While answers are awaited it never sleeps: waking it up
+    /// would cost the server, on whose processor the answer is sent.
     fn wait(&self, now: u64, end: u64) -> Duration {
+        let waiting = self.free.len() + self.broken.len() < self.connections.len();
         let until = match &self.schedule {
-            Some(schedule) if !self.free.is_empty() && schedule.due() < end => schedule.due(),
+            _ if waiting => now,
+            Some(schedule) if schedule.due() < end => schedule.due().min(now + ROUND),
             _ => now + ROUND,
         };
-        let left = until.saturating_sub(now);
-        Duration::from_nanos(if left <= SPIN { 0 } else { left.min(ROUND) - SPIN })
+        Duration::from_nanos(until.saturating_sub(now).saturating_sub(SPIN))
     }
 
     fn handle(&mut self, number: usize, writable: bool, end: u64) {

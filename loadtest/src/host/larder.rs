@@ -20,26 +20,28 @@ pub(crate) struct Larder {
     _data: TempDir,
 }
 
-/// Starts `binary` on processor `cpu` with `settings`, such as `storage.cache_size`.
-pub(crate) fn start(
-    binary: &Path,
-    cpu: Option<usize>,
-    settings: &BTreeMap<String, String>,
-) -> Outcome<Larder> {
-    let binary = std::fs::canonicalize(binary).at(binary.display())?;
-    let data = TempDir::with_prefix("larder-loadtest-").at("cannot create a data directory")?;
-    let mut command = command(&binary, cpu);
-    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
-    command.env("LARDER__LOG__FORMAT", "json");
-    for (key, value) in settings {
-        command.env(format!("LARDER__{}", key.replace('.', "__").to_uppercase()), value);
+impl Larder {
+    /// Starts `binary` on processor `cpu` with `settings`, such as `storage.cache_size`.
+    pub(crate) fn start(
+        binary: &Path,
+        cpu: Option<usize>,
+        settings: &BTreeMap<String, String>,
+    ) -> Outcome<Self> {
+        let binary = std::fs::canonicalize(binary).at(binary.display())?;
+        let data = TempDir::with_prefix("larder-loadtest-").at("cannot create a data directory")?;
+        let mut command = command(&binary, cpu);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
+        command.env("LARDER__LOG__FORMAT", "json");
+        for (key, value) in settings {
+            command.env(format!("LARDER__{}", key.replace('.', "__").to_uppercase()), value);
+        }
+        let (server, address) = Server::start(command, ready)?;
+        let Named::Running(mut target) = Named::parse(&format!("http://{address}"))? else {
+            unreachable!("an address is no binary")
+        };
+        target.name = format!("larder:{}", binary.display());
+        Ok(Self { target, _server: server, _data: data })
     }
-    let (server, address) = Server::start(command, ready)?;
-    let Named::Running(mut target) = Named::parse(&format!("http://{address}"))? else {
-        unreachable!("an address is no binary")
-    };
-    target.name = format!("larder:{}", binary.display());
-    Ok(Larder { target, _server: server, _data: data })
 }
 
 /// The address in the line that says ready.

@@ -49,7 +49,7 @@ fn larder_one(scenario: &Scenario, entity: u64, answer: &Json) -> Result<(), Str
         return Err(format!("{} features were asked, {} came", kinds.len(), features.len()));
     }
     for (feature, (reference, kind)) in references(scenario).iter().zip(kinds).enumerate() {
-        one(scenario, (entity, feature, kind), &features.get(reference).unwrap_or(&Json::Null))?;
+        one(scenario, (entity, feature, kind), features.get(reference).unwrap_or(&Json::Null))?;
     }
     let entity_id = &answer["entity_id"];
     let key = data::key(entity);
@@ -70,15 +70,17 @@ fn larder_batch(scenario: &Scenario, entities: &[u64], answer: &Json) -> Result<
     Ok(())
 }
 
-/// Columns, the join key's first.
+/// Columns in an order of Feast's own, which it tells.
 fn feast(scenario: &Scenario, entities: &[u64], answer: &Json) -> Result<(), String> {
-    let columns = answer["results"].as_array().ok_or("an answer without results")?;
-    let kinds = scenario.asked();
-    same_length(kinds.len() + 1, columns.len())?;
-    for (feature, kind) in kinds.iter().enumerate() {
-        let values = &columns[feature + 1]["values"];
+    let names = answer["metadata"]["feature_names"].as_array().ok_or("an answer without names")?;
+    for (feature, kind) in scenario.asked().into_iter().enumerate() {
+        let name = data::feature_name(feature);
+        let column = names.iter().position(|found| *found == name.as_str());
+        let column = column.ok_or_else(|| format!("{name} was asked and did not come"))?;
+        let values = &answer["results"][column]["values"];
+        same_length(entities.len(), values.as_array().map_or(0, Vec::len))?;
         for (row, entity) in entities.iter().enumerate() {
-            one(scenario, (*entity, feature, *kind), &values[row])?;
+            one(scenario, (*entity, feature, kind), &values[row])?;
         }
     }
     Ok(())
@@ -172,10 +174,13 @@ mod tests {
         check(Protocol::Larder, &[3, 4], &rows, "2 were asked, 3 came");
 
         let columns = format!(
-            "{{\"results\":[{{\"values\":[]}},{{\"values\":[{a},{c}]}},{{\"values\":[{b},{d}]}}]}}"
+            "{{\"metadata\":{{\"feature_names\":[\"id\",\"f001\",\"f000\"]}},\"results\":\
+             [{{\"values\":[]}},{{\"values\":[{b},{d}]}},{{\"values\":[{a},{c}]}}]}}"
         );
         check(Protocol::Feast, &[3, 4], &columns, "right");
         check(Protocol::Feast, &[4, 3], &columns, "f000 of u00000004 is");
+        check(Protocol::Feast, &[3, 4], &columns.replace("f001", "f002"), "f001 was asked");
+        check(Protocol::Feast, &[3], &columns, "1 were asked, 2 came");
 
         let reply = |a: u64, b: u64| format!("*2\r\n$6\r\n{a:>6}\r\n$6\r\n{b:>6}\r\n");
         check(Protocol::Redis, &[3, 4], &(reply(a, b) + &reply(c, d)), "right");
