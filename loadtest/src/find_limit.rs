@@ -15,11 +15,26 @@ const LEAST: f64 = 1.0;
 /// Doublings beyond which the search gives up.
 const DOUBLINGS: usize = 20;
 
+/// A trial that says nothing is repeated up to so many times in all.
+const ATTEMPTS: usize = 5;
+
+/// What a trial says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Verdict {
+    /// The rate holds.
+    Held,
+    /// It does not.
+    Failed,
+    /// Nothing: the generator did not keep its schedule.
+    Invalid,
+}
+
 /// One rate that was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Trial {
     pub(crate) rate: f64,
-    pub(crate) held: bool,
+    pub(crate) verdict: Verdict,
     /// It repeats a rate that held, to be sure.
     pub(crate) confirming: bool,
 }
@@ -29,22 +44,25 @@ pub(crate) struct Trial {
 pub(crate) struct Limit {
     /// The highest rate that held each time; 0 if none did.
     pub(crate) rate: f64,
+    /// Whether a rate counted as failed because no trial of it was valid: the server may do more.
+    pub(crate) doubtful: bool,
     pub(crate) trials: Vec<Trial>,
 }
 
 /// Searches from the rate `start` with `holds`, which tries a rate.
-pub(crate) fn search(start: f64, mut holds: impl FnMut(f64) -> Outcome<bool>) -> Outcome<Limit> {
-    let mut search = Search { holds: &mut holds, trials: Vec::new() };
+pub(crate) fn search(start: f64, mut holds: impl FnMut(f64) -> Outcome<Verdict>) -> Outcome<Limit> {
+    let mut search = Search { holds: &mut holds, doubtful: false, trials: Vec::new() };
     let Some((low, high)) = search.bracket(start.max(LEAST))? else {
-        return Ok(Limit { rate: 0.0, trials: search.trials });
+        return Ok(Limit { rate: 0.0, doubtful: search.doubtful, trials: search.trials });
     };
     let low = search.narrow(low, high)?;
     let rate = search.confirm(low)?;
-    Ok(Limit { rate, trials: search.trials })
+    Ok(Limit { rate, doubtful: search.doubtful, trials: search.trials })
 }
 
 struct Search<'a> {
-    holds: &'a mut dyn FnMut(f64) -> Outcome<bool>,
+    holds: &'a mut dyn FnMut(f64) -> Outcome<Verdict>,
+    doubtful: bool,
     trials: Vec<Trial>,
 }
 
@@ -55,9 +73,15 @@ impl Search<'_> {
     }
 
     fn once(&mut self, rate: f64, confirming: bool) -> Outcome<bool> {
-        let held = (self.holds)(rate)?;
-        self.trials.push(Trial { rate, held, confirming });
-        Ok(held)
+        for _ in 0..ATTEMPTS {
+            let verdict = (self.holds)(rate)?;
+            self.trials.push(Trial { rate, verdict, confirming });
+            if verdict != Verdict::Invalid {
+                return Ok(verdict == Verdict::Held);
+            }
+        }
+        self.doubtful = true;
+        Ok(false)
     }
 
     /// A rate that holds and one that does not, none if even [`LEAST`] does not hold.
@@ -115,8 +139,12 @@ impl Search<'_> {
 mod tests {
     use super::*;
 
+    fn verdict(held: bool) -> Verdict {
+        if held { Verdict::Held } else { Verdict::Failed }
+    }
+
     fn limit(start: f64, holds: impl Fn(f64) -> bool) -> Limit {
-        search(start, |rate| Ok(holds(rate))).unwrap()
+        search(start, |rate| Ok(verdict(holds(rate)))).unwrap()
     }
 
     #[test]
@@ -133,7 +161,7 @@ mod tests {
         let mut calls = 0;
         let forgiving = search(1_000.0, |rate| {
             calls += 1;
-            Ok(calls != 1 && rate <= 1_500.0)
+            Ok(verdict(calls != 1 && rate <= 1_500.0))
         });
         assert!(forgiving.unwrap().rate > 1_400.0);
 
@@ -143,11 +171,26 @@ mod tests {
             confirming = if rate == last { confirming + 1 } else { 0 };
             last = rate;
             // Above 1,200 it holds only once in a row.
-            Ok(rate <= 1_500.0 && (rate <= 1_200.0 || confirming == 0))
+            Ok(verdict(rate <= 1_500.0 && (rate <= 1_200.0 || confirming == 0)))
         });
         let found = found.unwrap();
         assert!((1_150.0..=1_200.0).contains(&found.rate), "{found:?}");
         let last = &found.trials[found.trials.len() - CONFIRMATIONS..];
-        assert!(last.iter().all(|trial| trial.confirming && trial.held));
+        assert!(last.iter().all(|trial| trial.confirming && trial.verdict == Verdict::Held));
+    }
+    #[test]
+    fn trials_that_say_nothing_are_repeated_and_doubt_is_said() {
+        let mut calls = 0;
+        let found = search(1_000.0, |rate| {
+            calls += 1;
+            Ok(if calls % 3 == 0 { Verdict::Invalid } else { verdict(rate <= 7_300.0) })
+        });
+        let found = found.unwrap();
+        assert!(!found.doubtful && found.rate > 7_000.0, "{found:?}");
+        let found = search(1_000.0, |rate| {
+            Ok(if rate > 2_500.0 { Verdict::Invalid } else { Verdict::Held })
+        });
+        let found = found.unwrap();
+        assert!(found.doubtful && (2_400.0..=2_500.0).contains(&found.rate), "{found:?}");
     }
 }

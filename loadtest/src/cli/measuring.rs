@@ -12,7 +12,7 @@ use crate::drive::measure::measure;
 use crate::drive::summary::Summary;
 use crate::drive::{Drive, Pace};
 use crate::failure::Outcome;
-use crate::find_limit::search;
+use crate::find_limit::{Verdict, search};
 use crate::host::metrics::TierRows;
 use crate::host::static_server;
 use crate::report::table::{time, whole};
@@ -134,11 +134,14 @@ fn find_limit(run: &Run, scenario: &Scenario, target: &Target, report: &mut Repo
     let mut held: Option<Summary> = None;
     let limit = search(start, |rate| {
         let summary = measured(target, scenario, &run.drive_at(scenario, rate))?;
-        let holds = summary.valid && summary.failed() == 0 && summary.quantile("p99") < bound_us;
-        if holds {
-            held = Some(summary);
+        if !summary.valid {
+            return Ok(Verdict::Invalid);
         }
-        Ok(holds)
+        if summary.failed() > 0 || summary.quantile("p99") >= bound_us {
+            return Ok(Verdict::Failed);
+        }
+        held = Some(summary);
+        Ok(Verdict::Held)
     })?;
     // The last that held is the last confirmation of the limit.
     report.measurements.extend(held.filter(|summary| summary.rate == Some(limit.rate)));

@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod measure;
 pub(crate) mod reactor;
 pub(crate) mod recorder;
+pub(crate) mod stalls;
 pub(crate) mod summary;
 
 use std::time::Duration;

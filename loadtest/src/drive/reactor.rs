@@ -11,6 +11,7 @@ use mio::{Events, Poll, Token};
 
 use crate::drive::connection::{Connection, Request};
 use crate::drive::recorder::{Mishap, Recorder};
+use crate::drive::stalls::Stalls;
 use crate::drive::{Drive, Pace};
 use crate::failure::{At, Outcome};
 use crate::keys::Chooser;
@@ -43,6 +44,7 @@ pub(crate) struct Reactor {
     chooser: Chooser,
     schedule: Option<Schedule>,
     recorder: Recorder,
+    stalls: Stalls,
     started: Instant,
     /// When the events under way were known, in nanoseconds.
     woken: u64,
@@ -89,6 +91,7 @@ impl Reactor {
             chooser: Chooser::new(&scenario.keys, scenario.data.entities, seed + 1),
             schedule,
             recorder: Recorder::new(drive.duration)?,
+            stalls: Stalls::default(),
             started: Instant::now(),
             woken: 0,
             unchecked: 0,
@@ -120,7 +123,8 @@ impl Reactor {
             }
             let wait = self.wait(now, end);
             now = self.now();
-            if now > self.woken && !events.is_empty() {
+            self.stalls.note(self.woken, now, 0);
+            if !events.is_empty() {
                 self.recorder.busy += now - self.woken;
             }
             match self.poll.poll(&mut events, Some(wait)) {
@@ -128,11 +132,13 @@ impl Reactor {
                 polled => polled.at("epoll")?,
             }
             self.woken = self.now();
+            self.stalls.note(now, self.woken, nanos(wait));
             for event in &events {
                 self.handle(event.token().0, event.is_writable(), end);
             }
         }
         self.give_up(end);
+        self.recorder.stalled = self.stalls.total;
         self.recorder.present = nanos(self.drive.warmup + self.drive.duration);
         Ok(self.recorder)
     }
@@ -205,8 +211,8 @@ impl Reactor {
         if due >= self.warmup() {
             self.recorder.scheduled += 1;
             self.recorder.sent += 1;
-            let late = self.schedule.is_some() && sent > possible + LATE;
-            self.recorder.late += u64::from(late);
+            let late = sent > possible + LATE || self.stalls.held_up(due);
+            self.recorder.late += u64::from(late && self.schedule.is_some());
         }
         if let Err(error) = failed {
             self.fail(number, Mishap::Closed, || format!("sending: {error}"));
@@ -250,13 +256,13 @@ impl Reactor {
             None => (warmup..end).contains(&now),
         };
         if counts {
-            let (at, latency) = (now.saturating_sub(warmup), now - request.due);
+            let (due, latency) = (request.due.saturating_sub(warmup), now - request.due);
             let rows = connection.entities.len() as u64;
             if (200..300).contains(&answer.status) {
-                self.recorder.answer(at, latency, rows, answer.length as u64);
+                self.recorder.answer(due, latency, rows, answer.length as u64);
             } else {
                 let mishap = Mishap::Status(answer.status);
-                self.recorder.latency(at, latency);
+                self.recorder.latency(due, latency);
                 self.recorder.mishap(mishap, || shown(connection.received()));
             }
             if request.sample {
@@ -297,7 +303,7 @@ impl Reactor {
         let warmup = self.warmup();
         if let Some(request) = self.connections[number].request.take() {
             if request.due >= warmup {
-                self.recorder.latency(now - warmup, now - request.due);
+                self.recorder.latency(request.due - warmup, now - request.due);
                 self.recorder.mishap(mishap, example);
             }
         } else {
@@ -359,7 +365,7 @@ impl Reactor {
             let due = schedule.due();
             if due >= warmup {
                 self.recorder.scheduled += 1;
-                self.recorder.latency(now - warmup, now - due);
+                self.recorder.latency(due - warmup, now - due);
                 self.recorder.mishap(Mishap::NotSent, || "no connection was free".to_owned());
             }
             schedule.advance();

@@ -62,13 +62,15 @@ pub(crate) struct Recorder {
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) checked: u64,
-    /// Sent later than a millisecond after they could have been, by the generator's fault.
+    /// Sent later than a millisecond after they could have been, or due while the generator
+    /// stood still.
     pub(crate) late: u64,
     /// Unsent at the end although connections were free.
     pub(crate) held_back: u64,
     pub(crate) reconnects: u64,
-    /// Nanoseconds the threads worked, and were there.
+    /// Nanoseconds the threads worked, stood still against their will, and were there.
     pub(crate) busy: u64,
+    pub(crate) stalled: u64,
     pub(crate) present: u64,
     /// Nanoseconds from the end of the warm-up to the last answer.
     pub(crate) last_answer: u64,
@@ -97,6 +99,7 @@ impl Recorder {
             held_back: 0,
             reconnects: 0,
             busy: 0,
+            stalled: 0,
             present: 0,
             last_answer: 0,
             mishaps: BTreeMap::new(),
@@ -104,20 +107,20 @@ impl Recorder {
         })
     }
 
-    /// Notes an answer that came `at` nanoseconds after the warm-up.
-    pub(crate) fn answer(&mut self, at: u64, latency: u64, rows: u64, bytes: u64) {
+    /// Notes a good answer to a request that was due `due` nanoseconds after the warm-up.
+    pub(crate) fn answer(&mut self, due: u64, latency: u64, rows: u64, bytes: u64) {
         self.answered += 1;
         self.rows += rows;
         self.bytes += bytes;
-        self.last_answer = self.last_answer.max(at);
-        self.latency(at, latency);
+        self.last_answer = self.last_answer.max(due + latency);
+        self.latency(due, latency);
     }
 
-    /// Notes how long a request took that ended `at`, well or not.
-    pub(crate) fn latency(&mut self, at: u64, latency: u64) {
+    /// Notes how long a request took that was due `due`, well or not. Over time it belongs to when
+    /// it was due: so a backlog shows where it was built up.
+    pub(crate) fn latency(&mut self, due: u64, latency: u64) {
         self.latency.saturating_record(latency.max(1));
-        let slice = (at / self.slice.as_nanos() as u64) as usize;
-        // What comes after the end still belongs to the last slice.
+        let slice = (due / self.slice.as_nanos() as u64) as usize;
         let slice = slice.min(self.slices.len() - 1);
         self.slices[slice].saturating_record((latency / 1_000).max(1));
     }
@@ -147,6 +150,7 @@ impl Recorder {
             (&mut self.held_back, other.held_back),
             (&mut self.reconnects, other.reconnects),
             (&mut self.busy, other.busy),
+            (&mut self.stalled, other.stalled),
             (&mut self.present, other.present),
         ];
         for (mine, others) in sums {
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!(one.latency.value_at_quantile(0.5) / 10, 300);
         assert_eq!(one.latency.max() / 10, 900);
         assert_eq!((one.slices[0].len(), one.slices[9].len()), (1, 2));
-        assert_eq!(one.last_answer, 1_950_000_000);
+        assert_eq!(one.last_answer, 1_950_003_000);
         assert_eq!(one.mishaps[&Mishap::Status(503)], 1);
         assert_eq!(one.examples, ["full"]);
     }

@@ -16,6 +16,8 @@ use crate::target::{Protocol, Target};
 const LATE_SHARE: f64 = 0.01;
 /// Fewer sent than this share of the schedule while connections were free, likewise.
 const SENT_SHARE: f64 = 0.99;
+/// A generator kept from working for more than this share of its time has neighbours.
+const STALLED_SHARE: f64 = 0.01;
 /// Beyond this share of its time, the generator may be what limits a closed loop.
 const BUSY_SHARE: f64 = 0.95;
 
@@ -62,6 +64,8 @@ pub(crate) struct Summary {
     pub(crate) late_share: f64,
     /// Share of its time the generator worked.
     pub(crate) generator_busy: f64,
+    /// Share of its time in which it was kept from working for a millisecond or more.
+    pub(crate) generator_stalled: f64,
     /// Share of disk tier rows that needed no disk, where there were any.
     pub(crate) disk_tier_hit_rate: Option<f64>,
     pub(crate) valid: bool,
@@ -135,6 +139,7 @@ impl Summary {
             reconnects: noted.reconnects,
             late_share: share(noted.late, noted.sent),
             generator_busy: share(noted.busy, noted.present).min(1.0),
+            generator_stalled: share(noted.stalled, noted.present).min(1.0),
             disk_tier_hit_rate: None,
             valid: true,
             notes: Vec::new(),
@@ -172,6 +177,11 @@ impl Summary {
         }
         self.valid = invalid.is_empty();
         self.notes = invalid;
+        if self.generator_stalled > STALLED_SHARE {
+            let stalled = 100.0 * self.generator_stalled;
+            self.notes
+                .push(format!("the generator was kept from its core {stalled:.1} % of the time"));
+        }
         if self.kind == "closed" && self.generator_busy > BUSY_SHARE {
             let busy = 100.0 * self.generator_busy;
             let note =
@@ -277,6 +287,7 @@ mod tests {
         check(|noted| noted.late = 11, false, "1.1 % of the requests late");
         check(|noted| noted.held_back = 10, true, "");
         check(|noted| noted.held_back = 11, false, "11 requests were due and unsent");
+        check(|noted| noted.stalled = 20_000_000, true, "");
         check(|noted| noted.answered = 0, false, "nothing was answered");
     }
 
@@ -290,5 +301,7 @@ mod tests {
     fn a_busy_generator_is_said() {
         let summary = summary(Pace::Closed, |noted| noted.busy = 960_000_000);
         assert!(summary.valid && summary.notes[0].contains("busy 96 %"), "{:?}", summary.notes);
+        let summary = self::summary(Pace::Closed, |noted| noted.stalled = 20_000_000);
+        assert!(summary.valid && summary.notes[0].contains("2.0 %"), "{:?}", summary.notes);
     }
 }

@@ -9,7 +9,7 @@ use crate::report::{Report, table};
 const STYLE: &str = "
 :root{color-scheme:light dark;--line:#8884;--c0:#0969da;--c1:#cf222e;--c2:#1a7f37;--c3:#9a6700;
 --c4:#8250df;--c5:#bf3989;--c6:#1b7c83;--c7:#57606a}
-body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1300px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2.2rem}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;
 font-size:13px}td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid var(--line);
@@ -141,5 +141,12 @@ fn over_time(summary: &Summary) -> String {
         .unwrap_or(end);
     let places = (0..=(end / step) as usize).map(|place| place as f64 * step);
     let ticks = places.map(|at| (at, format!("{} s", (at * 10.0).round() / 10.0))).collect();
-    svg(&Across { title: "seconds since the warm-up", ticks, end }, &curves)
+    svg(
+        &Across {
+            title: "seconds from the end of the warm-up to when a request was due",
+            ticks,
+            end,
+        },
+        &curves,
+    )
 }

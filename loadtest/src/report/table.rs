@@ -15,9 +15,11 @@ pub(crate) fn text(report: &Report) -> String {
     for found in &report.limits {
         let (scenario, target, rate) = (&found.scenario, &found.target, found.limit.rate);
         let (bound, trials) = (time(found.bound_us), found.limit.trials.len());
+        let doubt =
+            if found.limit.doubtful { "; the generator's limit, not the server's" } else { "" };
         parts.push(format!(
             "limit: {scenario} on {target} keeps p99 under {bound} up to {} requests/s \
-             ({trials} trials)",
+             ({trials} trials{doubt})",
             whole(rate)
         ));
     }
