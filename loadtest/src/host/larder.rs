@@ -31,6 +31,8 @@ impl Larder {
         let data = TempDir::with_prefix("larder-loadtest-").at("cannot create a data directory")?;
         let mut command = command(&binary, cpu);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(data.path());
+        // Away from a config.toml that lies here, which may be that of another build.
+        command.current_dir(data.path());
         command.env("LARDER__LOG__FORMAT", "json");
         for (key, value) in settings {
             command.env(format!("LARDER__{}", key.replace('.', "__").to_uppercase()), value);
