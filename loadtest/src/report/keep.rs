@@ -18,7 +18,7 @@ pub(crate) struct Files {
     /// Write the results as one HTML page to this file.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Keep both in DIR/<date>-<machine>/, with the fsync latency of that disk.
+    /// Keep both in DIR/DATE-MACHINE/, with the fsync latency of that disk.
     #[arg(long, value_name = "DIR")]
     results: Option<PathBuf>,
 }
