@@ -255,7 +255,7 @@ mod tests {
         for request in 1..=1_000 {
             recorder.scheduled += 1;
             recorder.sent += 1;
-            recorder.answer(request * 1_000_000, request * 1_000, 1, 100);
+            recorder.answer((request - 1) * 1_000_000, request * 1_000, 1, 100);
         }
         recorder.present = 1_000_000_000;
         noted(&mut recorder);
