@@ -75,6 +75,17 @@ fn the_house_stands() {
     assert!(broken.is_empty(), "{} rules broken:\n{}", broken.len(), broken.join("\n"));
 }
 
+/// The load test is a house of its own, which looks alike and never enters this one.
+#[test]
+fn the_load_test_looks_alike_and_stands_apart() {
+    let sources = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("loadtest/src"));
+    assert!(sources.len() > 20, "loadtest/src/ has only {} files", sources.len());
+    let rules: [Rule; 6] = [apart, opening, size, attributes, unfinished, module_names];
+    let broken: Vec<String> =
+        sources.iter().flat_map(|source| rules.iter().flat_map(move |rule| rule(source))).collect();
+    assert!(broken.is_empty(), "{} rules broken:\n{}", broken.len(), broken.join("\n"));
+}
+
 #[test]
 fn the_library_says_the_same_of_its_floors() {
     let text = include_str!("../src/lib.rs");
@@ -160,6 +171,14 @@ fn doors(source: &Source) -> Vec<String> {
         }
     }
     broken
+}
+
+/// Code that talks to larder over the network and never imports it.
+fn apart(source: &Source) -> Vec<String> {
+    let paths = source.paths();
+    let imports =
+        paths.iter().filter(|path| path.segments[0] == "larder" && path.segments.len() > 1);
+    imports.map(|path| source.broken(path.line, "imports larder")).collect()
 }
 
 /// One sentence that says what a module is, and one that says what it does not know.
@@ -669,6 +688,9 @@ fn files_look_alike() {
     for mark in UNFINISHED {
         check(unfinished, "ids.rs", &format!("// {mark}"), &["is unfinished"]);
     }
+
+    check(apart, "setup.rs", "use crate::host::larder;", &[]);
+    check(apart, "setup.rs", "use larder::http::door;", &["imports larder"]);
 
     check(module_names, "value/cell.rs", "mod tests {}", &[]);
     check(module_names, "value/utils.rs", "", &["module utils is a drawer"]);
