@@ -209,6 +209,17 @@ fn many_entities(door: &mut Door) {
     door.equal("by role", &answer["rows"], &json!([[30, "AE", 0.25], [30, "AE", null]]));
     let names = ["user_profile:age", "user_profile:country", "merchant_score"];
     door.equal("by role", &answer["feature_names"], &json!(names));
+    // A large body is read on another thread, and a large answer written with pauses.
+    let ids: Vec<String> = (0..9_000).map(|index| format!("u{}", index % 3)).collect();
+    let names = ["user_profile:age", "user_profile:country"];
+    let body = json!({"entity_type": "user", "entity_ids": ids, "feature_names": names});
+    for what in ["a large body", "a large body again"] {
+        let answer = door.post(BATCH, &body);
+        let row = |index: usize| {
+            if index % 3 == 1 { json!([30, "AE"]) } else { json!([null, "unknown"]) }
+        };
+        door.equal(what, &answer["rows"], &(0..9_000).map(row).collect());
+    }
     let none = json!({"entity_type": "user", "entity_ids": [], "feature_names": ["level"]});
     let answer = door.post(BATCH, &none);
     door.equal("nobody", &answer["rows"], &json!([]));

@@ -71,7 +71,12 @@ async fn connection(stream: TcpStream, answer: Bytes) {
         async move { Ok::<_, Infallible>(respond(request, answer).await) }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(64 << 10);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .writev(false)
+        .max_buf_size(64 << 10);
     builder
         .http2()
         .timer(TokioTimer::new())
