@@ -173,14 +173,14 @@ pub(super) fn answer_row(
 ) {
     for (index, column) in plan.columns.iter().enumerate() {
         let layout = plan.sources[column.source].view.layout();
-        emit(index, answer_column(column, layout, states[column.source].as_ref(), now));
+        emit(index, answer_column(column, layout, states[column.source], now));
     }
 }
 
 fn answer_column<'a>(
     column: &'a Column,
     layout: &Layout,
-    state: Option<&StateRef<'a>>,
+    state: Option<StateRef<'a>>,
     now: EventTime,
 ) -> Answer<'a> {
     let origin = state.and_then(|state| state.origin(column.slot));

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde::de::DeserializeSeed;
 use serde_json::value::RawValue;
 
 use crate::engine::deadline::Deadline;
@@ -67,8 +66,7 @@ async fn answer(call: Call, body: Bytes, deadline: Deadline) -> Answered {
     let before = call.door.lookups.find(registry.revision(), project, (IdField::Many, &body));
     // Ids that cannot be read are refused as in a body that was never seen.
     if let Some((asked, ids)) = before
-        && let Some(batch) = plain_rows(&asked, ids, engine.limits())
-            .or_else(|| rows(&asked, &vec![ids; asked.plan.plan.roles.len()], engine.limits()).ok())
+        && let Ok(batch) = rows(&asked, &vec![ids; asked.plan.plan.roles.len()], engine.limits())
     {
         return write_answer(&call, &asked, (batch, When::Now), deadline).await;
     }
@@ -163,17 +161,6 @@ async fn write_answer(
             Ok(respond(Format::Json, answer.finish(&metadata)))
         }
     }
-}
-
-/// The rows that a list of ids gives, if they are the ids of one role with one join key and plain
-/// strings and integers: then each is read once, in place. Whatever else it may be, [`rows`] says.
-fn plain_rows(asked: &Asked, ids: &RawValue, limits: &Limits) -> Option<Batch> {
-    let [role] = asked.plan.plan.roles.as_slice() else { return None };
-    let [join_key] = role.entity.join_keys.as_slice() else { return None };
-    let mut batch = Batch::new(1);
-    let keys = entity_key::PlainKeys { join_key, limits, batch: &mut batch };
-    keys.deserialize(&mut serde_json::Deserializer::from_str(ids.get())).ok()?;
-    (batch.rows() <= limits.entities_per_request).then_some(batch)
 }
 
 /// The rows that lists of ids give, one list per role.

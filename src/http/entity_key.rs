@@ -3,9 +3,6 @@
 //!
 //! It does not know which entity a request is about.
 
-use std::fmt;
-
-use serde::de::{DeserializeSeed, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::engine::error::{Place, Problem};
@@ -18,7 +15,7 @@ use crate::registry::model::{EntityType, JoinKey};
 use crate::registry::nearest::hint;
 use crate::registry::plan::Role;
 use crate::value::json::shorten;
-use crate::value::key::{self, KeyError, KeyPart};
+use crate::value::key::{self, KeyError};
 
 /// An entity key that cannot be read.
 #[derive(Debug)]
@@ -78,81 +75,6 @@ pub(super) fn push_row<'j>(
             .map_err(|mistake| mistake.problem(&role.entity, index))?;
     }
     Ok(())
-}
-
-/// Reads a JSON array of keys of one part, strings without escapes and integers, straight into a
-/// batch. Anything else is an error without words: [`append_json`] has them.
-pub(super) struct PlainKeys<'a> {
-    pub(super) join_key: &'a JoinKey,
-    pub(super) limits: &'a Limits,
-    pub(super) batch: &'a mut Batch,
-}
-
-impl PlainKeys<'_> {
-    fn push<E: Error>(&mut self, part: Result<KeyPart<'_>, KeyError>) -> Result<(), E> {
-        let (key_type, limit) = (self.join_key.key_type, self.limits.key_bytes);
-        self.batch.push_key(|key| {
-            let start = key.len();
-            let appended = part.and_then(|part| key::append_part(key, key_type, &part));
-            match appended {
-                Ok(()) if key.len() - start <= limit => Ok(()),
-                _ => Err(E::custom("")),
-            }
-        })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for PlainKeys<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for PlainKeys<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list of keys")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut keys: A) -> Result<(), A::Error> {
-        while keys.next_element_seed(PlainKey(&mut self))?.is_some() {}
-        Ok(())
-    }
-}
-
-/// The next of [`PlainKeys`].
-struct PlainKey<'a, 'k>(&'a mut PlainKeys<'k>);
-
-impl<'de> DeserializeSeed<'de> for PlainKey<'_, '_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for PlainKey<'_, '_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<(), E> {
-        self.0.push(key::part_of_text(self.0.join_key.key_type, text))
-    }
-
-    fn visit_i64<E: Error>(self, integer: i64) -> Result<(), E> {
-        self.0.push(key::part_of_integer(self.0.join_key.key_type, integer))
-    }
-
-    fn visit_u64<E: Error>(self, integer: u64) -> Result<(), E> {
-        let integer = i64::try_from(integer).map_err(|_| E::custom(""))?;
-        self.visit_i64(integer)
-    }
 }
 
 /// Appends one part.

@@ -242,16 +242,17 @@ impl ManyAnswers {
 
     /// Takes the next answer, row by row.
     pub(super) fn push(&mut self, column: usize, answer: &Answer<'_>) {
-        if column > 0 {
-            self.out.push(b',');
-            self.parts.punctuate(b",");
-        } else {
-            let before: &[u8] = if self.first_row { b"[" } else { b",[" };
-            self.out.extend_from_slice(before);
-            self.parts.punctuate(before);
+        let before: &[u8] = match (column, self.first_row) {
+            (0, true) => b"[",
+            (0, false) => b",[",
+            _ => b",",
+        };
+        if column == 0 {
             self.first_row = false;
             self.row_found = false;
         }
+        self.out.extend_from_slice(before);
+        self.parts.punctuate(before);
         write_value(answer, &mut self.out);
         self.parts.push(answer);
         self.row_found |= answer.status != Status::NotFound;

@@ -127,20 +127,13 @@ pub fn part_of_json(key_type: KeyType, json: &str) -> Result<KeyPart<'_>, KeyErr
             },
         };
     }
-    part_of_integer(key_type, json.parse().map_err(|_| wrong())?)
-}
-
-/// A part from an integer, which a `string` key has as text.
-///
-/// # Errors
-/// It is no integer of the key's size.
-pub fn part_of_integer(key_type: KeyType, integer: i64) -> Result<KeyPart<'static>, KeyError> {
+    let integer: i64 = json.parse().map_err(|_| wrong())?;
     match key_type {
         KeyType::String => Ok(KeyPart::Text(Cow::Owned(integer.to_string()))),
         KeyType::Int64 => Ok(KeyPart::Integer(integer)),
-        KeyType::Int32 => i32::try_from(integer)
-            .map(|integer| KeyPart::Integer(integer.into()))
-            .map_err(|_| wrong_type(&integer.to_string(), key_type)),
+        KeyType::Int32 => {
+            i32::try_from(integer).map(|n| KeyPart::Integer(n.into())).map_err(|_| wrong())
+        }
     }
 }
 
