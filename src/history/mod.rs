@@ -15,6 +15,10 @@ pub mod writer;
 
 pub mod replay;
 
+pub mod pace;
+
+pub mod sealed;
+
 pub mod index;
 
 pub mod inspect;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::manifest::ControlSnapshot;
 use super::open::{OpenError, Opened, open};
+use super::pace::Pace;
 use super::record::{EncodedRequest, Record, RequestBuilder, Row, Source, SourceKind};
 use super::writer::{Options, WriteError, Writer};
 use super::{History, ReadError, segment};
@@ -82,17 +83,26 @@ fn sequences(history: &History, after: u64) -> Vec<u64> {
     rows(history, after).unwrap().into_iter().map(|row| row.0).collect()
 }
 
-struct Random(u64);
+/// Background work without a budget.
+pub(super) struct Unhurried;
+
+impl Pace for Unhurried {
+    fn worked(&mut self, _: u64) -> bool {
+        true
+    }
+}
+
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % limit
     }
 
-    fn seeded(seed: u64) -> Self {
+    pub(super) fn seeded(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 }
