@@ -8,6 +8,7 @@ use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
 use crate::engine::stores::Store;
+use crate::history::ReadError;
 use crate::ids::EntityTypeId;
 use crate::metrics::Code;
 use crate::registry::model::EntityType;
@@ -107,10 +108,11 @@ fn each_key(
         match shared.stores.of(view) {
             Store::Memory(map) => map.pin().iter().for_each(|(key, _)| visit(key)),
             Store::Disk(..) => {
-                let history = shared.history.as_of(shared.visible()).map_err(|error| {
+                let damaged = |error: ReadError| {
                     Problem::new(Code::Internal, format!("history cannot be read: {error}"))
-                })?;
-                history.each_key(view.id, &mut visit);
+                };
+                let history = shared.history.as_of(shared.visible(), None).map_err(damaged)?;
+                history.each_key(view.id, &mut visit).map_err(damaged)?;
             }
         }
     }

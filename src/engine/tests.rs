@@ -15,6 +15,7 @@ use crate::engine::define::DefineOptions;
 use crate::engine::error::Problem;
 use crate::engine::lookup::Batch;
 use crate::engine::open::{Options, open};
+use crate::engine::seal::SealOptions;
 use crate::engine::writes::{Accepted, Durability, WriteBatch};
 use crate::engine::{Engine, Idempotency};
 use crate::ids::{ProjectId, Sequence, ViewId};
@@ -57,6 +58,7 @@ fn options(path: &Path, durability: Durability) -> Options {
         sync_interval: Span::from_seconds(1),
         segment_bytes: 64 << 10,
         checkpoint_interval: Span::from_seconds(3600),
+        seal: SealOptions::default(),
         tier_limits: TierLimits { overlay: 1 << 20, cache: 1 << 20 },
         read_deadline: Span::from_seconds(5),
         accept_clock: false,

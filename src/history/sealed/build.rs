@@ -139,6 +139,17 @@ impl<'p> Builder<'p> {
         Ok(())
     }
 
+    /// Says that `bytes` were read for the rows that were added.
+    ///
+    /// # Errors
+    /// The work was to be given up.
+    pub fn read(&mut self, bytes: u64) -> Result<(), BuildError> {
+        match bytes == 0 || self.pace.worked(bytes) {
+            true => Ok(()),
+            false => Err(BuildError::Interrupted),
+        }
+    }
+
     /// Completes the file and makes its bytes durable. Returns its length.
     ///
     /// # Errors

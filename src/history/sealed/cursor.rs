@@ -11,7 +11,7 @@ use super::file::SealedFile;
 use super::rows::{Has, Rows};
 use crate::history::ReadError;
 use crate::ids::{Sequence, Slot, ViewId};
-use crate::time::EventTime;
+use crate::time::{ArrivalTime, EventTime};
 
 /// Stands on a row.
 pub struct Cursor {
@@ -22,13 +22,6 @@ pub struct Cursor {
     rows: Range<usize>,
     /// The row it stands on.
     row: usize,
-}
-
-impl SealedFile {
-    /// The latest event time of any row of `view`; none if there is no row.
-    pub fn newest(&self, view: ViewId) -> Option<EventTime> {
-        self.section_of(view).map(|section| self.section(section).facts.newest)
-    }
 }
 
 impl Cursor {
@@ -66,11 +59,16 @@ impl Cursor {
         self.block.order(self.row)
     }
 
+    /// When its row arrived.
+    pub fn arrival(&self) -> ArrivalTime {
+        self.block.arrival(self.row)
+    }
+
     /// Its row; `key` is the one it was sought by.
     pub fn current<'a>(&'a self, key: &'a [u8]) -> RowIn<'a> {
         let (event_time, sequence) = self.order();
-        let arrival = self.block.arrival(self.row);
-        RowIn { key, event_time, sequence, arrival, archive: self.block.archive(self.row) }
+        let archive = self.block.archive(self.row);
+        RowIn { key, event_time, sequence, arrival: self.arrival(), archive }
     }
 
     /// Moves to the next older row of the key, or, with `missing`, to the next that has one of

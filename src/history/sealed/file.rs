@@ -104,7 +104,12 @@ impl SealedFile {
         self.sections.iter().map(|section| section.facts)
     }
 
-    /// What is known of the rows of a view, and where they are among the sections.
+    /// What is known of the rows of a view; none if there are none.
+    pub fn facts(&self, view: ViewId) -> Option<SectionFacts> {
+        self.section_of(view).map(|section| self.sections[section].facts)
+    }
+
+    /// Where the rows of a view are among the sections.
     pub(super) fn section_of(&self, view: ViewId) -> Option<usize> {
         self.sections.binary_search_by_key(&view, |section| section.facts.view).ok()
     }

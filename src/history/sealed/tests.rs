@@ -331,7 +331,7 @@ fn a_file_of_another_place_is_refused() {
 fn blocks_that_contradict_themselves_are_damage_not_a_panic() {
     let mut random = Random::seeded(3);
     let (disk, model) = (FakeDisk::new(), some_rows());
-    let entry = write(&disk, &model);
+    write(&disk, &model);
     let whole = crate::disk::read_whole(&disk, Path::new(PATH)).unwrap();
     // A block as it stands in the file begins behind the head.
     let mut block = whole[64..64 + 8000].to_vec();

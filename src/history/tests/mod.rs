@@ -8,6 +8,8 @@ mod crash;
 
 mod as_of;
 
+mod sealing;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,17 +19,21 @@ use super::pace::Pace;
 use super::record::{EncodedRequest, Record, RequestBuilder, Row, Source, SourceKind};
 use super::writer::{Options, WriteError, Writer};
 use super::{History, ReadError, segment};
+use crate::archive::Encoder;
 use crate::disk::Disk;
 use crate::disk::fake::FakeDisk;
 use crate::disk::real::RealDisk;
-use crate::ids::{Epoch, Sequence, ViewId};
+use crate::ids::{Epoch, Sequence, Slot, ViewId};
 use crate::time::{ArrivalTime, EventTime};
+use crate::value::cell::{CellRef, ValueRef};
+use crate::value::layout::Layout;
+use crate::value::types::{FeatureType, ScalarType};
 
 const ROOT: &str = "/data";
 const VIEW: ViewId = ViewId(1);
 
 fn options() -> Options {
-    Options { segment_bytes: 4096 }
+    Options { segment_bytes: 4096, block_cache_bytes: 64 << 10 }
 }
 
 fn open_at(disk: &FakeDisk) -> Result<Opened, OpenError> {
@@ -42,11 +48,22 @@ fn at(micros: i64) -> ArrivalTime {
     ArrivalTime::from_micros(micros)
 }
 
+/// A row of one feature that says whose it is and when.
+fn archive(key: u8, time: i64) -> Vec<u8> {
+    let layout = Layout::new([FeatureType::Scalar(ScalarType::Int64)]);
+    let (mut encoder, mut archive) = (Encoder::default(), Vec::new());
+    encoder.start(&layout);
+    let value = ValueRef::Int64(i64::from(key) * 1_000_000 + time);
+    encoder.set(&layout, Slot(0), CellRef::Value(value));
+    encoder.finish_row(&mut archive);
+    archive
+}
+
 /// A request of one row for each (key, event time), whose archives say what they are.
 fn request(rows: &[(u8, i64)]) -> EncodedRequest {
     let mut builder = RequestBuilder::new(None).unwrap();
     for &(key, time) in rows {
-        let archive = format!("row {key} {time}").into_bytes();
+        let archive = archive(key, time);
         let event_time = EventTime::from_micros(time);
         builder.row(&Row { view: VIEW, event_time, key: &[key], archive: &archive });
     }
@@ -243,7 +260,7 @@ fn readers_see_whole_frames_while_the_writer_writes() {
                 let seen = sequences(&reader, 0);
                 assert_eq!(seen.len() % 3, 0);
                 assert!(seen.iter().copied().eq(1..=seen.len() as u64));
-                reader.as_of(Sequence::MAX).unwrap();
+                reader.as_of(Sequence::MAX, None).unwrap();
             }
         });
         for number in 0..1000 {
