@@ -40,7 +40,7 @@ impl Default for SealOptions {
     fn default() -> Self {
         Self {
             block_cache_bytes: 128 << 20,
-            interval: Span::from_seconds(1),
+            interval: Span::from_micros(200_000),
             bytes_per_second: 64 << 20,
         }
     }
@@ -130,7 +130,7 @@ impl Sealing {
         let (mut pause, least) = (Duration::ZERO, Duration::from_secs(1));
         let interval = self.options.interval.to_std();
         self.publish_numbers();
-        while budget.waits(interval.max(pause)) {
+        loop {
             match self.work(work, &mut budget) {
                 Ok(()) => pause = Duration::ZERO,
                 Err(SealError::Build(BuildError::Interrupted)) => return,
@@ -139,6 +139,9 @@ impl Sealing {
                     tracing::warn!(%error, "history is not sealed further; it is tried again");
                     pause = (pause * 2).clamp(least, Duration::from_secs(60));
                 }
+            }
+            if !budget.waits(interval.max(pause)) {
+                return;
             }
         }
     }

@@ -252,7 +252,7 @@ impl Writer {
     }
 
     /// Strikes the segments from the manifest that are sealed, whose control records are in the
-    /// control snapshot, and that end at or before `upto`. Returns the first sequence of each; their
+    /// control snapshot, and that end at or before `upto`. Returns the first sequence of each; the
     /// files may be removed now.
     ///
     /// # Errors

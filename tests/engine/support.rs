@@ -39,8 +39,9 @@ pub(crate) fn open_at(path: &Path, clock: &ManualClock, durability: Durability) 
         data_dir: path.to_owned(),
         durability,
         sync_interval: Span::from_micros(20_000),
-        segment_bytes: 64 << 10,
-        checkpoint_interval: Span::from_seconds(3600),
+        segment_bytes: 16 << 10,
+        // Often, so that segments of the log go while the tests run.
+        checkpoint_interval: Span::from_micros(150_000),
         // Little and often, so that the tests meet sealed files, merged ones and the log alike.
         seal: SealOptions {
             block_cache_bytes: 256 << 10,
