@@ -23,6 +23,8 @@ mod cursor;
 
 mod scan;
 
+mod words;
+
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,7 @@ pub use entry::{RowIn, SealedEntry, name_of, number_of_name, path};
 pub use file::{OpenSealedError, SealedFile};
 pub use footer::{Head, HeadError, MAGIC, SectionFacts};
 pub use scan::Scan;
+pub use words::describe;
 
 /// Length a block grows to before the next one begins; a longer row gets a block of its own.
 const BLOCK_BYTES: usize = 16 << 10;

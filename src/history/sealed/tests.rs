@@ -347,6 +347,31 @@ fn blocks_that_contradict_themselves_are_damage_not_a_panic() {
 }
 
 #[test]
+fn a_file_is_described_in_words_with_its_damage() {
+    let (disk, model) = (FakeDisk::new(), some_rows());
+    let entry = write(&disk, &model);
+    let bytes = crate::disk::read_whole(&disk, Path::new(PATH)).unwrap();
+    let lines = describe(&bytes).unwrap();
+    assert_eq!(lines[0], format!("sealed file 3 of store {STORE}"));
+    assert_eq!(lines[1], format!("sequences 1 to 100000, {} bytes", entry.bytes));
+    let keys = model[&ViewId(1)].len();
+    let rows: usize = model[&ViewId(1)].values().map(BTreeMap::len).sum();
+    assert!(lines[2].starts_with(&format!("view 1: {rows} rows of {keys} entity keys, up to 3")));
+    assert!(lines[3].starts_with("byte 64: rows 0 to "), "{}", lines[3]);
+    assert!(!lines.iter().any(|line| line.contains("damage")), "{lines:#?}");
+    let mut bad = bytes.clone();
+    bad[100] ^= 1;
+    let expected = "byte 64: damage: the block is not what was written";
+    assert!(describe(&bad).unwrap().contains(&expected.to_owned()));
+    for at in [1, bytes.len() - 1, bytes.len() - 40] {
+        let mut bad = bytes.clone();
+        bad[at] ^= 1;
+        assert!(describe(&bad).is_err(), "{at}");
+    }
+    assert!(describe(&bytes[..64]).is_err());
+}
+
+#[test]
 fn a_file_given_up_stops_at_once() {
     struct Never;
     impl Pace for Never {
