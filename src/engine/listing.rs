@@ -3,6 +3,7 @@
 //! It does not know features; it walks the rows of an entity's views.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
 
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
@@ -100,13 +101,18 @@ fn each_key(
         if visited.is_multiple_of(4096) && passed.is_ok() {
             passed = deadline.check();
         }
-        if passed.is_ok() {
-            visit(key);
+        if passed.is_err() {
+            return ControlFlow::Break(());
         }
+        visit(key);
+        ControlFlow::Continue(())
     };
     for view in registry.all_views().filter(|view| view.entity == entity && view.online) {
         match shared.stores.of(view) {
-            Store::Memory(map) => map.pin().iter().for_each(|(key, _)| visit(key)),
+            Store::Memory(map) => {
+                // Broken off or not, `passed` says it.
+                let _ = map.pin().iter().try_for_each(|(key, _)| visit(key));
+            }
             Store::Disk(..) => {
                 let damaged = |error: ReadError| {
                     Problem::new(Code::Internal, format!("history cannot be read: {error}"))

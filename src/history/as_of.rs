@@ -166,19 +166,30 @@ impl AsOf {
             && candidate.arrival().is_some_and(|arrival| arrival <= self.known_at)
     }
 
-    /// Shows `visit` every key of a view that has a row, some of them more than once.
+    /// Shows `visit` every key of a view that has a row, some of them more than once, until it
+    /// breaks.
     ///
     /// # Errors
     /// The disk failed, or a block is not what was written.
-    pub fn each_key(&self, view: ViewId, visit: &mut dyn FnMut(&[u8])) -> Result<(), ReadError> {
+    pub fn each_key(
+        &self,
+        view: ViewId,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<(), ReadError> {
         for file in self.sealed.iter() {
             let Some(mut scan) = Scan::start(file, view)? else { continue };
             while let Some(row) = scan.current() {
-                visit(row.key);
+                if visit(row.key).is_break() {
+                    return Ok(());
+                }
                 scan.next_key()?;
             }
         }
-        self.parts.iter().for_each(|part| part.each_key(view, visit));
+        for part in &self.parts {
+            if part.each_key(view, visit).is_break() {
+                return Ok(());
+            }
+        }
         Ok(())
     }
 }

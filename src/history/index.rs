@@ -4,6 +4,7 @@
 //! when somebody asks, segment by segment; what gets sealed is let go as a whole.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::record::{Record, RecordError};
@@ -229,10 +230,15 @@ impl Part {
         self.rows.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows `visit` every key of a view that has a row.
-    pub(super) fn each_key(&self, view: ViewId, visit: &mut dyn FnMut(&[u8])) {
-        if let Some(keys) = self.read().views.get(&view) {
-            keys.keys().for_each(|key| visit(key));
+    /// Shows `visit` every key of a view that has a row, until it breaks.
+    pub(super) fn each_key(
+        &self,
+        view: ViewId,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        match self.read().views.get(&view) {
+            Some(keys) => keys.keys().try_for_each(|key| visit(key)),
+            None => ControlFlow::Continue(()),
         }
     }
 

@@ -105,22 +105,49 @@ impl Sealer {
         let store = self.history.store();
         let head = Head { store, number, first, last };
         let built = (|| {
-            let mut builder = Builder::new(disk.create(&temporary)?, head, pace);
+            let mut builder = Builder::new(disk.create(&temporary)?, head, &mut *pace);
             write(&mut builder)?;
             let bytes = builder.finish()?;
             disk.rename(&temporary, &path)?;
             disk.sync_dir(&self.directory)?;
             let entry = SealedEntry { number, first, last, bytes };
             let file: Arc<dyn DiskFile> = disk.open_read(&path)?;
-            SealedFile::open(file, store, entry, self.blocks.clone())
-                .map_err(|error| BuildError::ReadBack(error.to_string()))
+            file.drop_cache()?;
+            let sealed = SealedFile::open(file, store, entry, self.blocks.clone())
+                .map_err(|error| BuildError::ReadBack(error.to_string()))?;
+            let sealed = Arc::new(sealed);
+            read_back(&sealed, pace)?;
+            Ok(sealed)
         })();
-        built.map(Arc::new).inspect_err(|_| {
+        built.inspect_err(|_| {
             // Whatever is left is removed at the next start.
             let _ = disk::remove_if_there(disk, &temporary);
             self.remove(number);
         })
     }
+}
+
+/// Reads every block of a new file from the device: what it replaces is removed one day.
+fn read_back(file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<(), BuildError> {
+    for facts in file.sections() {
+        let mut rows = 0;
+        let mut scan = Scan::start(file, facts.view)?;
+        while let Some(scan) = &mut scan
+            && scan.current().is_some()
+        {
+            rows += 1;
+            scan.advance()?;
+            let bytes = scan.take_bytes();
+            if bytes > 0 && !pace.worked(bytes) {
+                return Err(BuildError::Interrupted);
+            }
+        }
+        if rows != facts.rows {
+            let reason = format!("view {} has {rows} rows, not {}", facts.view, facts.rows);
+            return Err(BuildError::ReadBack(reason));
+        }
+    }
+    Ok(())
 }
 
 /// Which files to merge, the oldest first, by their sizes. Size-tiered: a file is of tier `n` if it
