@@ -10,8 +10,8 @@ use super::segment::{self, SegmentHeader};
 use crate::disk::{self, Disk, DiskError};
 use crate::frame::{FrameHeader, FrameKind};
 
-/// Describes a segment, a sealed file or a manifest, a line for each thing in it. Damage is described, not
-/// refused.
+/// Describes a segment, a sealed file or a manifest, a line for each thing in it. Damage is
+/// described, not refused.
 ///
 /// # Errors
 /// The file cannot be read, or is none of them.

@@ -1,6 +1,7 @@
 //! Says in words what is in a sealed file.
 //!
-//! It does not know features, and trusts nothing: each block is checked before a word is said of it.
+//! It does not know features, and trusts nothing: each block is checked before a word is said of
+//! it.
 
 use super::Head;
 use super::fences::{self, Fences, Place};
