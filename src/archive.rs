@@ -136,6 +136,19 @@ impl<'a> RowRef<'a> {
         }
     }
 
+    /// Number of features the view had when the row was written.
+    pub fn slots(self) -> usize {
+        self.slots
+    }
+
+    /// Whether the row says something of the slot at `index`, a value or null. Needs no check
+    /// against a layout.
+    pub fn has(self, index: usize) -> bool {
+        let bits = self.bits.get(index / 8);
+        let said = bits.is_some_and(|bits| bits >> (index % 8) & 1 == 1);
+        index < self.slots && (self.bits.is_empty() || said)
+    }
+
     fn is_present(self, index: usize) -> bool {
         index < self.slots && (self.bits.is_empty() || bit(self.bits, index))
     }

@@ -19,6 +19,7 @@ use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskError, remove_if_there};
 use crate::engine::Engine;
 use crate::engine::open::{OpenError, Options, open};
+use crate::engine::seal::SealOptions;
 use crate::http::accept::{Connections, Incoming, accept};
 use crate::http::door::Door;
 use crate::http::router::{Listener, Routes};
@@ -169,6 +170,11 @@ pub fn engine_options(config: &Config, options: StartOptions) -> Options {
         sync_interval: storage.sync_interval,
         segment_bytes: storage.segment_size,
         checkpoint_interval: storage.checkpoint_interval,
+        seal: SealOptions {
+            block_cache_bytes: storage.history_cache_size,
+            bytes_per_second: storage.seal_rate,
+            ..SealOptions::default()
+        },
         tier_limits: TierLimits { overlay: storage.overlay_size, cache: storage.cache_size },
         read_deadline: storage.read_deadline,
         accept_clock: options.accept_clock,

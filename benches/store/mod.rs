@@ -10,6 +10,7 @@ use larder::disk::real::RealDisk;
 use larder::engine::Engine;
 use larder::engine::define::DefineOptions;
 use larder::engine::open::{Options, open};
+use larder::engine::seal::SealOptions;
 use larder::engine::writes::Durability;
 use larder::ids::ProjectId;
 use larder::limits::Limits;
@@ -42,6 +43,7 @@ pub(crate) fn open_at(path: &Path, durability: Durability) -> Arc<Engine> {
         sync_interval: Span::from_seconds(1),
         segment_bytes: 64 << 20,
         checkpoint_interval: Span::from_seconds(86_400),
+        seal: SealOptions::default(),
         tier_limits: TierLimits { overlay: 64 << 20, cache: 256 << 20 },
         read_deadline: Span::from_seconds(1),
         accept_clock: false,

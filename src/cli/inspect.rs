@@ -16,7 +16,7 @@ const EXAMPLE: &str = "Examples:\n  larder inspect data/MANIFEST\n  \
                        Exit codes: 0 described, 1 the file cannot be read or is another kind of \
                        file, 2 wrong use.";
 
-/// Describes a segment of history or a manifest, without changing it
+/// Describes a segment or sealed file of history or a manifest, without changing it
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Inspect {

@@ -119,6 +119,10 @@ pub struct Storage {
     pub cache_size: u64,
     /// Longest wait of a lookup for the disk tier.
     pub read_deadline: Span,
+    /// Memory for blocks of sealed history, in bytes.
+    pub history_cache_size: u64,
+    /// Bytes a second that sealing and merging each may read and write.
+    pub seal_rate: u64,
 }
 
 /// `registry.*`: definitions applied at start.
@@ -239,6 +243,8 @@ impl Storage {
             overlay_size: reader.size("storage.overlay_size", MIB, TIB),
             cache_size: reader.size("storage.cache_size", 0, TIB),
             read_deadline: reader.span("storage.read_deadline", MILLISECOND, MINUTE),
+            history_cache_size: reader.size("storage.history_cache_size", MIB, TIB),
+            seal_rate: reader.size("storage.seal_rate", MIB, TIB),
         }
     }
 }

@@ -7,19 +7,20 @@
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use crate::archive::{Encoder, RowRef};
+use crate::archive::{ArchiveError, Encoder, RowRef};
 use crate::engine::cold::slots_of_sources;
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Batch, LookupPlan, answer_row, state};
 use crate::engine::shared::Shared;
-use crate::history::index::{AsOf as HistoryAsOf, RowAt};
+use crate::history::as_of::{AsOf as HistoryAsOf, RowAt, Visit};
 use crate::history::{History, ReadError};
 use crate::ids::{Sequence, Slot};
 use crate::metrics::Code;
 use crate::recency::Origin;
 use crate::registry::model::View;
 use crate::time::{ArrivalTime, EventTime};
+use crate::value::layout::Layout;
 
 /// What is asked of history.
 pub struct AsOf {
@@ -56,13 +57,9 @@ impl AsOfAnswers {
 
 /// Reads the states history held at the instants asked. Blocking.
 pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsOfAnswers, Problem> {
-    let mut upto = shared.visible();
-    if let Some(known_at) = ask.known_at {
-        upto = upto.min(shared.history.sequence_at(known_at).map_err(|error| damaged(&error))?);
-    }
     let plan = &ask.plan.plan;
     let wanted = slots_of_sources(&ask.plan);
-    let mut fold = Fold::new(&shared.history, upto)?;
+    let mut fold = Fold::new(&shared.history, shared.visible(), ask.known_at)?;
     let mut states = Vec::with_capacity(ask.batch.rows() * plan.sources.len());
     let registry = shared.registry.load();
     for row in 0..ask.batch.rows() {
@@ -78,15 +75,19 @@ pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsO
 }
 
 /// Folds the rows of history into states.
-pub(super) struct Fold<'h> {
-    history: HistoryAsOf<'h>,
+pub(super) struct Fold {
+    history: HistoryAsOf,
     encoder: Encoder,
 }
 
-impl<'h> Fold<'h> {
-    /// Sees the rows up to the sequence `upto`.
-    pub(super) fn new(history: &'h History, upto: Sequence) -> Result<Self, Problem> {
-        let history = history.as_of(upto).map_err(|error| damaged(&error))?;
+impl Fold {
+    /// Sees the rows up to the sequence `upto` that arrived up to `known_at`.
+    pub(super) fn new(
+        history: &History,
+        upto: Sequence,
+        known_at: Option<ArrivalTime>,
+    ) -> Result<Self, Problem> {
+        let history = history.as_of(upto, known_at).map_err(|error| damaged(&error))?;
         Ok(Self { history, encoder: Encoder::default() })
     }
 
@@ -98,41 +99,62 @@ impl<'h> Fold<'h> {
         at: EventTime,
         wanted: &[Slot],
     ) -> Result<Option<Vec<u8>>, Problem> {
-        let layout = view.layout();
-        let mut folded: Option<Vec<u8>> = None;
-        let mut unfit = None;
-        let encoder = &mut self.encoder;
-        let mut visit = |row: RowAt<'_>| {
-            let cells = match RowRef::access(row.archive) {
-                Ok(cells) => match cells.check(layout) {
-                    Ok(()) => cells,
-                    Err(error) => {
-                        unfit = Some((row.sequence, error));
-                        return ControlFlow::Break(());
-                    }
-                },
-                Err(error) => {
-                    unfit = Some((row.sequence, error));
-                    return ControlFlow::Break(());
-                }
-            };
-            let from = Origin { event_time: row.event_time, sequence: row.sequence };
-            let merged = encoder.merge(layout, folded.as_deref().map(state), cells, from);
-            folded = merged.or(folded.take());
-            let complete = folded
-                .as_deref()
-                .map(state)
-                .is_some_and(|state| wanted.iter().all(|slot| state.origin(*slot).is_some()));
-            if complete { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        let mut folding = Folding {
+            layout: view.layout(),
+            encoder: &mut self.encoder,
+            folded: None,
+            missing: wanted.to_vec(),
+            unfit: None,
         };
-        self.history.rows_before(view.id, key, at, &mut visit).map_err(|error| damaged(&error))?;
-        match unfit {
-            None => Ok(folded),
+        let rows = self.history.rows_before(view.id, key, at, &mut folding);
+        rows.map_err(|error| damaged(&error))?;
+        match folding.unfit {
+            None => Ok(folding.folded),
             Some((sequence, error)) => {
                 let detail = format!("row {sequence} of history: {error}");
                 Err(Problem::new(Code::Internal, detail))
             }
         }
+    }
+}
+
+/// The state of one key on its way.
+struct Folding<'a> {
+    layout: &'a Layout,
+    encoder: &'a mut Encoder,
+    folded: Option<Vec<u8>>,
+    /// Slots without a cell so far.
+    missing: Vec<Slot>,
+    /// A row that is not what its view says.
+    unfit: Option<(Sequence, ArchiveError)>,
+}
+
+impl Folding<'_> {
+    fn merge(&mut self, row: RowAt<'_>) -> Result<(), ArchiveError> {
+        let cells = RowRef::access(row.archive)?;
+        cells.check(self.layout)?;
+        let from = Origin { event_time: row.event_time, sequence: row.sequence };
+        let before = self.folded.as_deref().map(state);
+        if let Some(merged) = self.encoder.merge(self.layout, before, cells, from) {
+            let merged = self.folded.insert(merged);
+            let state = state(merged);
+            self.missing.retain(|slot| state.origin(*slot).is_none());
+        }
+        Ok(())
+    }
+}
+
+impl Visit for Folding<'_> {
+    fn row(&mut self, row: RowAt<'_>) -> ControlFlow<()> {
+        if let Err(error) = self.merge(row) {
+            self.unfit = Some((row.sequence, error));
+            return ControlFlow::Break(());
+        }
+        if self.missing.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn missing(&self) -> Option<&[Slot]> {
+        (!self.missing.is_empty()).then_some(&self.missing)
     }
 }
 

@@ -3,11 +3,13 @@
 //! It does not know features; it walks the rows of an entity's views.
 
 use std::collections::{BTreeSet, HashSet};
+use std::ops::ControlFlow;
 
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
 use crate::engine::stores::Store;
+use crate::history::ReadError;
 use crate::ids::EntityTypeId;
 use crate::metrics::Code;
 use crate::registry::model::EntityType;
@@ -99,18 +101,24 @@ fn each_key(
         if visited.is_multiple_of(4096) && passed.is_ok() {
             passed = deadline.check();
         }
-        if passed.is_ok() {
-            visit(key);
+        if passed.is_err() {
+            return ControlFlow::Break(());
         }
+        visit(key);
+        ControlFlow::Continue(())
     };
     for view in registry.all_views().filter(|view| view.entity == entity && view.online) {
         match shared.stores.of(view) {
-            Store::Memory(map) => map.pin().iter().for_each(|(key, _)| visit(key)),
+            Store::Memory(map) => {
+                // Broken off or not, `passed` says it.
+                let _ = map.pin().iter().try_for_each(|(key, _)| visit(key));
+            }
             Store::Disk(..) => {
-                let history = shared.history.as_of(shared.visible()).map_err(|error| {
+                let damaged = |error: ReadError| {
                     Problem::new(Code::Internal, format!("history cannot be read: {error}"))
-                })?;
-                history.each_key(view.id, &mut visit);
+                };
+                let history = shared.history.as_of(shared.visible(), None).map_err(damaged)?;
+                history.each_key(view.id, &mut visit).map_err(damaged)?;
             }
         }
     }

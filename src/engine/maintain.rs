@@ -15,10 +15,13 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::error::Problem;
 use crate::engine::queue::{Job, Queue, stopped};
+use crate::engine::seal::{KeptCheckpoints, Sealing, Work};
 use crate::engine::shared::Shared;
 use crate::engine::stores::SharedTier;
 use crate::history::ReadError;
-use crate::history::record::Record;
+use crate::history::record::{Record, Row};
+use crate::history::replay::LoggedFrame;
+use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, ViewId};
 use crate::metrics::WritesState;
 use crate::registry::model::Tier;
@@ -47,13 +50,13 @@ struct Worker {
     progress: Receiver<()>,
 }
 
-struct Checkpointer {
-    shared: Arc<Shared>,
-    queue: Arc<Queue>,
-    checkpoints: Arc<dyn Checkpoint>,
-    /// What the newest checkpoint covers.
-    covered: Sequence,
-    progress: Progress,
+/// Copies the online map to the checkpoint every so often.
+pub(super) struct Checkpointer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) checkpoints: Arc<dyn Checkpoint>,
+    pub(super) kept: Arc<KeptCheckpoints>,
+    pub(super) interval: Span,
 }
 
 /// Tells whoever waits for a thread that it gets on.
@@ -77,20 +80,19 @@ enum MaintainError {
 }
 
 impl Maintenance {
-    /// Starts the thread. `covered` is what the checkpoint that was loaded covers.
+    /// Starts the threads.
     pub(super) fn start(
         shared: Arc<Shared>,
-        queue: Arc<Queue>,
-        checkpoints: Arc<dyn Checkpoint>,
-        covered: Sequence,
-        interval: Span,
+        checkpointer: Checkpointer,
+        sealing: Sealing,
     ) -> io::Result<Self> {
-        let mover = shared.clone();
+        let sealing = Arc::new(sealing);
+        let merging = sealing.clone();
         let threads = vec![
-            spawn("larder-mover", move |stop, progress| move_rows(&mover, stop, &progress))?,
-            spawn("larder-checkpoint", move |stop, progress| {
-                Checkpointer { shared, queue, checkpoints, covered, progress }.run(interval, stop);
-            })?,
+            spawn("larder-mover", move |stop, progress| move_rows(&shared, stop, &progress))?,
+            spawn("larder-checkpoint", move |stop, progress| checkpointer.run(stop, &progress))?,
+            spawn("larder-seal", move |stop, _| sealing.run(Work::Seal, stop))?,
+            spawn("larder-merge", move |stop, _| merging.run(Work::Merge, stop))?,
         ];
         Ok(Self { threads })
     }
@@ -199,31 +201,19 @@ fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Receiver<()>) -> bool {
     if tier.is_broken() {
         return false;
     }
-    let mut applier = Applier::default();
-    let mut revision = None;
-    let replayed = shared.history.replay::<RebuildError>(Sequence::ZERO, |frame| {
-        if tier.is_broken() || !stop.is_empty() {
-            return Err(RebuildError::Interrupted);
+    let mut rebuild = Rebuild { shared, tier, stop, applier: Applier::default(), revision: None };
+    let replay = shared.history.replay_after(Sequence::ZERO);
+    let mut put: u64 = 0;
+    let old = replay.rows_before_log(|view, row| {
+        if put.is_multiple_of(ROWS_PER_PIN as u64) {
+            rebuild.check()?;
+            tier.relieve(|| shared.history.durable());
         }
-        let registry = shared.registry.load();
-        if revision != Some(registry.revision()) {
-            revision = Some(registry.revision());
-            applier = Applier::default();
-            applier.take_up(&registry, &shared.stores);
-        }
-        let unreadable = |error| frame.unreadable(&error);
-        for request in frame.requests().map_err(unreadable)? {
-            for record in request.map_err(unreadable)?.records() {
-                if let (sequence, Record::Row(row)) = record.map_err(unreadable)?
-                    && applier.is_on_disk(row.view)
-                {
-                    applier.apply(&row, sequence, false)?;
-                }
-            }
-        }
-        tier.relieve(|| shared.history.durable());
-        Ok(())
+        put += 1;
+        let RowIn { event_time, key, archive, sequence, .. } = row;
+        rebuild.row(&Row { view, event_time, key, archive }, sequence)
     });
+    let replayed = old.and_then(|()| replay.frames(|frame| rebuild.frame(frame)));
     match replayed {
         Ok(()) if !tier.is_broken() => {
             tier.tier.finish_rebuild();
@@ -240,6 +230,53 @@ fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Receiver<()>) -> bool {
     }
 }
 
+/// The disk tier while it is rebuilt.
+struct Rebuild<'a> {
+    shared: &'a Shared,
+    tier: &'a SharedTier,
+    stop: &'a Receiver<()>,
+    applier: Applier,
+    /// The registry that the applier has taken up.
+    revision: Option<u64>,
+}
+
+impl Rebuild<'_> {
+    /// Whether to go on, and with which views.
+    fn check(&mut self) -> Result<(), RebuildError> {
+        if self.tier.is_broken() || !self.stop.is_empty() {
+            return Err(RebuildError::Interrupted);
+        }
+        let registry = self.shared.registry.load();
+        if self.revision != Some(registry.revision()) {
+            self.revision = Some(registry.revision());
+            self.applier = Applier::default();
+            self.applier.take_up(&registry, &self.shared.stores);
+        }
+        Ok(())
+    }
+
+    fn row(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), RebuildError> {
+        if self.applier.is_on_disk(row.view) {
+            self.applier.apply(row, sequence, false)?;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), RebuildError> {
+        self.check()?;
+        let unreadable = |error| frame.unreadable(&error);
+        for request in frame.requests().map_err(unreadable)? {
+            for record in request.map_err(unreadable)?.records() {
+                if let (sequence, Record::Row(row)) = record.map_err(unreadable)? {
+                    self.row(&row, sequence)?;
+                }
+            }
+        }
+        self.tier.relieve(|| self.shared.history.durable());
+        Ok(())
+    }
+}
+
 /// Why the disk tier cannot be rebuilt.
 #[derive(Debug, thiserror::Error)]
 enum RebuildError {
@@ -252,29 +289,29 @@ enum RebuildError {
 }
 
 impl Checkpointer {
-    fn run(&mut self, interval: Span, stop: &Receiver<()>) {
+    fn run(&self, stop: &Receiver<()>, progress: &Progress) {
         loop {
-            let stopping = match stop.recv_timeout(interval.to_std()) {
+            let stopping = match stop.recv_timeout(self.interval.to_std()) {
                 Err(RecvTimeoutError::Timeout) => false,
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
             };
-            self.save_if_changed();
+            self.save_if_changed(progress);
             if stopping {
                 return;
             }
         }
     }
 
-    fn save_if_changed(&mut self) {
+    fn save_if_changed(&self, progress: &Progress) {
         let stopped = self.shared.metrics.writes() == WritesState::Stopped;
-        if stopped || self.shared.visible() == self.covered {
+        if stopped || self.shared.visible() == self.kept.newest() {
             return;
         }
         let metrics = &self.shared.metrics;
         let watch = Stopwatch::start();
-        match self.save() {
+        match self.save(progress) {
             Ok(covered) => {
-                self.covered = covered;
+                self.kept.completed(covered);
                 metrics.checkpoints.increment();
                 metrics.checkpoint_sequence.set(covered.0);
                 metrics.checkpoint_completed.set_time(self.shared.clock.now());
@@ -288,7 +325,7 @@ impl Checkpointer {
         }
     }
 
-    fn save(&self) -> Result<Sequence, MaintainError> {
+    fn save(&self, progress: &Progress) -> Result<Sequence, MaintainError> {
         let covered = self.shared.visible();
         let mut generation = self.checkpoints.begin(self.shared.history.store(), covered)?;
         for (view, map) in self.shared.stores.online.views() {
@@ -301,7 +338,7 @@ impl Checkpointer {
                         generation.add(view, key, state)?;
                     }
                 }
-                self.progress.made();
+                progress.made();
             }
         }
         // Before the checkpoint counts, what is in it must be durable in history, and its

@@ -47,6 +47,8 @@ pub mod spool;
 
 mod maintain;
 
+pub mod seal;
+
 pub mod open;
 
 #[cfg(test)]

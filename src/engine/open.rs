@@ -13,8 +13,9 @@ use crate::disk::{Disk, DiskError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::control::{self, Control, ControlError};
 use crate::engine::idempotency::{First, decode_source};
-use crate::engine::maintain::Maintenance;
+use crate::engine::maintain::{Checkpointer, Maintenance};
 use crate::engine::queue;
+use crate::engine::seal::{KeptCheckpoints, SealOptions, Sealing};
 use crate::engine::shared::{Parts, Shared};
 use crate::engine::spool::Spools;
 use crate::engine::stores::{Store, Stores};
@@ -23,8 +24,9 @@ use crate::engine::write::Writer;
 use crate::engine::writes::Durability;
 use crate::engine::{Engine, Running};
 use crate::history::open::Opened;
-use crate::history::record::{Record, RecordError, Request, Source, SourceKind};
+use crate::history::record::{Record, RecordError, Request, Row, Source, SourceKind};
 use crate::history::replay::LoggedFrame;
+use crate::history::sealed::RowIn;
 use crate::history::{self, History, ReadError};
 use crate::ids::{Sequence, ViewId};
 use crate::limits::Limits;
@@ -46,6 +48,8 @@ pub struct Options {
     pub sync_interval: Span,
     /// Size of a log segment in bytes.
     pub segment_bytes: u64,
+    /// How the log is sealed, and how what is sealed is read.
+    pub seal: SealOptions,
     /// How often the online map is copied to the checkpoint.
     pub checkpoint_interval: Span,
     /// Memory of the disk tier, in bytes.
@@ -124,7 +128,10 @@ pub fn open(
     metrics: Arc<Metrics>,
 ) -> Result<Arc<Engine>, OpenError> {
     let watch = Stopwatch::start();
-    let history_options = history::writer::Options { segment_bytes: options.segment_bytes };
+    let history_options = history::writer::Options {
+        segment_bytes: options.segment_bytes,
+        block_cache_bytes: options.seal.block_cache_bytes,
+    };
     let opened = history::open::open(disk.clone(), &options.data_dir, history_options)?;
     report_cut(&opened);
     let spools = Spools::open(disk.clone(), options.data_dir.join("spool"))?;
@@ -181,14 +188,23 @@ pub fn open(
     };
     let writer = crate::engine::write::start(writer, waiting)
         .map_err(|error| OpenError::Thread { name: "writer", reason: error.to_string() })?;
-    let maintenance = Maintenance::start(
-        shared.clone(),
-        queue.clone(),
+    let kept = Arc::new(KeptCheckpoints::new(covered));
+    let sealing = Sealing {
+        shared: shared.clone(),
+        queue: queue.clone(),
+        sealer: opened.sealer,
+        kept: kept.clone(),
+        options: options.seal,
+    };
+    let checkpointer = Checkpointer {
+        shared: shared.clone(),
+        queue: queue.clone(),
         checkpoints,
-        covered,
-        options.checkpoint_interval,
-    )
-    .map_err(|error| OpenError::Thread { name: "checkpoint", reason: error.to_string() })?;
+        kept,
+        interval: options.checkpoint_interval,
+    };
+    let maintenance = Maintenance::start(shared.clone(), checkpointer, sealing)
+        .map_err(|error| OpenError::Thread { name: "checkpoint", reason: error.to_string() })?;
     metrics.sequence_written.set(opened.last_sequence.0);
     metrics.sequence_durable.set(opened.last_sequence.0);
     let behind = shared.clock_is_behind(last_arrival);
@@ -273,16 +289,29 @@ impl Recovery {
         let mut from = covered;
         if let Some(tier) = self.stores.tier() {
             let moved = tier.tier.moved();
-            if moved == Sequence::ZERO && history.written() > Sequence::ZERO {
+            let log_begins = history.replay_after(Sequence::ZERO).log_begins();
+            let is_empty = moved == Sequence::ZERO && history.written() > Sequence::ZERO;
+            if is_empty || moved.next() < log_begins {
                 // Putting every row again would keep the doors closed: it is done beside them.
-                tier.broke("it is empty or was set aside");
+                tier.broke("it is empty, was set aside, or ends before the log begins");
                 self.moved = Some(Sequence::MAX);
             } else {
                 self.moved = Some(moved);
                 from = from.min(moved);
             }
         }
-        history.replay(from, |frame| {
+        let replay = history.replay_after(from);
+        replay.rows_before_log(|view, row| {
+            // The disk tier has these rows, or is rebuilt beside the doors.
+            if row.sequence > covered && !self.applier.is_on_disk(view) {
+                let RowIn { event_time, key, archive, .. } = row;
+                let row_of_view = Row { view, event_time, key, archive };
+                self.applier.apply(&row_of_view, row.sequence, false)?;
+                self.rows += 1;
+            }
+            Ok::<(), OpenError>(())
+        })?;
+        replay.frames(|frame| {
             self.frame(frame, covered)?;
             if let Some(tier) = self.stores.tier() {
                 tier.relieve(|| history.durable());

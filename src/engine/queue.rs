@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use crate::engine::define::{DefineJob, Defined};
 use crate::engine::error::Problem;
 use crate::engine::idempotency::Idempotency;
+use crate::engine::seal::ManifestChange;
 use crate::engine::writes::Accepted;
 use crate::history::record::EncodedRequest;
-use crate::ids::{ProjectId, ViewId};
+use crate::ids::{ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics};
 
@@ -29,6 +30,9 @@ pub(super) enum Job {
     /// Make everything written durable and write the manifest with a new control snapshot,
     /// because a checkpoint is about to count.
     SaveControl(Reply<()>),
+    /// Replace the manifest, because history was sealed; the answer names the segments of the log
+    /// that were struck from it.
+    ChangeManifest(ManifestChange, Reply<Vec<Sequence>>),
     /// Sync and end.
     Stop,
 }

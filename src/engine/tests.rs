@@ -15,6 +15,7 @@ use crate::engine::define::DefineOptions;
 use crate::engine::error::Problem;
 use crate::engine::lookup::Batch;
 use crate::engine::open::{Options, open};
+use crate::engine::seal::SealOptions;
 use crate::engine::writes::{Accepted, Durability, WriteBatch};
 use crate::engine::{Engine, Idempotency};
 use crate::ids::{ProjectId, Sequence, ViewId};
@@ -50,6 +51,15 @@ struct Store {
     engine: Option<Arc<Engine>>,
 }
 
+fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engine> {
+    open_with(options(path, durability), clock)
+}
+
+fn open_with(options: Options, clock: &ManualClock) -> Arc<Engine> {
+    let metrics = Metrics::new(clock.now());
+    open(options, Arc::new(RealDisk), Arc::new(clock.clone()), metrics).unwrap()
+}
+
 fn options(path: &Path, durability: Durability) -> Options {
     Options {
         data_dir: path.to_owned(),
@@ -57,17 +67,12 @@ fn options(path: &Path, durability: Durability) -> Options {
         sync_interval: Span::from_seconds(1),
         segment_bytes: 64 << 10,
         checkpoint_interval: Span::from_seconds(3600),
+        seal: SealOptions::default(),
         tier_limits: TierLimits { overlay: 1 << 20, cache: 1 << 20 },
         read_deadline: Span::from_seconds(5),
         accept_clock: false,
         limits: Limits::default(),
     }
-}
-
-fn open_at(path: &Path, clock: &ManualClock, durability: Durability) -> Arc<Engine> {
-    let options = options(path, durability);
-    let metrics = Metrics::new(clock.now());
-    open(options, Arc::new(RealDisk), Arc::new(clock.clone()), metrics).unwrap()
 }
 
 impl Store {
@@ -345,6 +350,77 @@ async fn a_dropped_view_leaves_the_disk() {
     store.engine().drop_view(PROJECT, "other").await.unwrap();
     store.restart(false);
     assert!(!store.directory.path().join("disk").exists(), "no view needs it");
+}
+
+#[tokio::test]
+async fn sealed_history_alone_rebuilds_what_is_lost() {
+    for tier in ["memory", "disk"] {
+        let mut store = Store::new();
+        store.engine.take().unwrap().close();
+        let options = || Options {
+            segment_bytes: 4096,
+            checkpoint_interval: Span::from_micros(20_000),
+            seal: SealOptions { interval: Span::from_micros(5_000), ..SealOptions::default() },
+            ..options(store.directory.path(), Durability::Sync)
+        };
+        let mut engine = open_with(options(), &store.clock);
+        let definitions =
+            DEFINITIONS.replace("ttl = \"10s\"", &format!("ttl = \"10s\"\ntier = \"{tier}\""));
+        let definitions = Definitions::parse_toml("test", &definitions).unwrap();
+        engine.define(definitions, DefineOptions::default()).await.unwrap();
+        let mut first = None;
+        for life in 0..3 {
+            store.engine = Some(engine);
+            let rows = [("u0", Some(95), age(0), country("AE"))];
+            let answer = store.push_keyed(&rows, Some("k")).await.unwrap();
+            let before = *first.get_or_insert(answer.sequence);
+            assert_eq!(answer.sequence, before, "{tier} life {life}: the key was forgotten");
+            let (metrics, waited) =
+                (store.engine().metrics().clone(), crate::time::Stopwatch::start());
+            let seals = metrics.seals.get();
+            // The segments of the log go when two checkpoints cover them.
+            while metrics.seals.get() < seals + 10 || metrics.log_segments.get() > 8 {
+                for n in 1..20 {
+                    let user = format!("u{n}");
+                    store.push(&[(&user, Some(95), age(n), country("AE"))]).await.unwrap();
+                    store.push(&[(&user, Some(94), age(-1), Cell::Null)]).await.unwrap();
+                }
+                assert!(waited.elapsed().as_secs() < 60, "{tier} life {life}: nothing goes");
+            }
+            store.engine.take().unwrap().close();
+            for derived in ["checkpoint", "disk"] {
+                let _ = std::fs::remove_dir_all(store.directory.path().join(derived));
+            }
+            engine = open_with(options(), &store.clock);
+            store.engine = Some(engine.clone());
+            for n in 0..20 {
+                let expected = [present(Value::Int32(n)), present(Value::String("AE".into()))];
+                let user = format!("u{n}");
+                let waited = crate::time::Stopwatch::start();
+                loop {
+                    // History answers until the tier is rebuilt from it.
+                    let (answers, fallback) = match tier {
+                        "disk" => store.now_on_disk(&user).await,
+                        _ => (store.now(&user), None),
+                    };
+                    assert_eq!(answers, expected, "{tier} life {life} {user}");
+                    if fallback.is_none() {
+                        break;
+                    }
+                    assert!(waited.elapsed().as_secs() < 60, "the tier was never rebuilt");
+                }
+                assert_eq!(
+                    store.then(&user, 94).await[0].0,
+                    match n {
+                        0 => Status::NotFound,
+                        _ => Status::Present,
+                    }
+                );
+            }
+            store.engine = None;
+        }
+        engine.close();
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source};
 use crate::engine::load::LoadPart;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
+use crate::engine::seal;
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, Durability};
 use crate::history::manifest::ControlSnapshot;
@@ -91,6 +92,9 @@ impl Writer {
                 }
                 Ok(Job::SaveControl(reply)) => {
                     let _ = reply.send(self.save_control());
+                }
+                Ok(Job::ChangeManifest(change, reply)) => {
+                    let _ = reply.send(seal::change_manifest(&mut self, change));
                 }
                 Ok(Job::Stop) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.idle(),
@@ -517,7 +521,7 @@ impl Writer {
     }
 
     /// What an append that failed means for the caller and for later writes.
-    fn refused(&self, error: &WriteError) -> Problem {
+    pub(super) fn refused(&self, error: &WriteError) -> Problem {
         match error {
             WriteError::Full(_) => {
                 self.set_state(WritesState::Full);

@@ -1,14 +1,15 @@
-//! Where the rows of each entity key stand in the log, so that reads as of an instant need no scan.
+//! Where the rows of each entity key stand in the part of the log that is not sealed yet.
 //!
 //! It does not know what a row means, and the writer does not know of it: it reads the log itself,
-//! from the first as-of read on, and each read brings it up to date. Sealed segments replace it.
+//! when somebody asks, segment by segment; what gets sealed is let go as a whole.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::record::{Record, RecordError};
 use super::replay::{LoggedFrame, Position};
+use super::sealed::SealedFile;
 use super::segment::Segment;
 use super::{History, ReadError};
 use crate::ids::{Sequence, ViewId};
@@ -19,12 +20,25 @@ const BATCH: usize = 8;
 
 type Keys = HashMap<Box<[u8]>, Versions, foldhash::fast::RandomState>;
 
+/// The sealed files, and an index of each segment behind them that was read.
 #[derive(Default)]
 pub(super) struct Index {
-    views: HashMap<ViewId, Keys, foldhash::fast::RandomState>,
-    segments: Vec<Arc<Segment>>,
-    frames: Vec<FrameEnd>,
+    /// In the order of their sequences, without a gap, from the first on.
+    sealed: Arc<[Arc<SealedFile>]>,
+    parts: Vec<Arc<Part>>,
     position: Option<Position>,
+}
+
+/// The rows of one segment.
+pub(super) struct Part {
+    segment: Arc<Segment>,
+    rows: RwLock<PartRows>,
+}
+
+#[derive(Default)]
+struct PartRows {
+    views: HashMap<ViewId, Keys, foldhash::fast::RandomState>,
+    frames: Vec<FrameEnd>,
 }
 
 /// The last sequence of a frame and when it arrived; both only grow.
@@ -39,8 +53,6 @@ struct FrameEnd {
 struct Entry {
     event_time: EventTime,
     sequence: Sequence,
-    /// Its place in [`Index::segments`].
-    segment: u32,
     /// Where its archive begins in the segment; segments are at most a little over 1 GiB.
     offset: u32,
     length: u32,
@@ -87,163 +99,102 @@ impl Versions {
     }
 }
 
-/// A row found by an as-of read.
-#[derive(Clone, Copy, Debug)]
-pub struct RowAt<'a> {
-    /// When it happened.
-    pub event_time: EventTime,
-    /// Its position in history.
-    pub sequence: Sequence,
-    /// When it was accepted.
-    pub arrival: ArrivalTime,
-    /// Its archived features.
-    pub archive: &'a [u8],
-}
-
-/// History up to a sequence, for any number of reads.
-#[derive(Clone, Copy)]
-pub struct AsOf<'a> {
-    history: &'a History,
-    upto: Sequence,
-}
-
-impl History {
-    /// History up to `upto` and no further than what is written. Reads what was written since the
-    /// last as-of read; the first one reads the whole log.
-    ///
-    /// # Errors
-    /// The disk failed, or a segment is damaged: then there is no as-of read at all until the
-    /// damage is mended, since the rows behind it are not known.
-    pub fn as_of(&self, upto: Sequence) -> Result<AsOf<'_>, ReadError> {
-        let upto = upto.min(self.written());
-        if !self.read_index().covers(upto) {
-            let mut index = self.write_index();
-            let Some(mut position) = index.position.or_else(|| self.beginning()) else {
-                return Ok(AsOf { history: self, upto });
-            };
-            let scanned = self.scan(&mut position, |frame| index.add(frame));
-            index.position = Some(position);
-            scanned?;
-        }
-        Ok(AsOf { history: self, upto })
+impl Index {
+    pub(super) fn new(sealed: Vec<Arc<SealedFile>>) -> Self {
+        Self { sealed: sealed.into(), ..Self::default() }
     }
 
-    /// The highest sequence written that arrived at or before `known_at`: the last of a frame,
-    /// or 0.
-    ///
-    /// # Errors
-    /// As [`Self::as_of`].
-    pub fn sequence_at(&self, known_at: ArrivalTime) -> Result<Sequence, ReadError> {
-        self.as_of(Sequence::MAX)?;
-        let index = self.read_index();
-        let after = index.frames.partition_point(|frame| frame.arrival <= known_at);
-        Ok(after.checked_sub(1).map_or(Sequence::ZERO, |at| index.frames[at].last))
+    /// Every row up to here is in a sealed file.
+    pub(super) fn sealed_upto(&self) -> Sequence {
+        self.sealed.last().map_or(Sequence::ZERO, |file| file.entry().last)
     }
 
-    fn beginning(&self) -> Option<Position> {
-        self.segment_of(Sequence::ZERO).map(|segment| Position::start_of(&segment))
+    pub(super) fn sealed(&self) -> &Arc<[Arc<SealedFile>]> {
+        &self.sealed
     }
 
-    fn read_index(&self) -> RwLockReadGuard<'_, Index> {
-        self.index.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn parts(&self) -> &[Arc<Part>] {
+        &self.parts
     }
 
-    fn write_index(&self) -> RwLockWriteGuard<'_, Index> {
-        self.index.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl AsOf<'_> {
-    /// The sequence it goes up to.
-    pub fn upto(&self) -> Sequence {
-        self.upto
+    pub(super) fn covers(&self, upto: Sequence) -> bool {
+        upto <= self.sealed_upto() || self.position.is_some_and(|position| position.next > upto)
     }
 
-    /// Shows `visit` the rows of `key` with an event time at or before `at`, the newest by (event
-    /// time, sequence) first, until it breaks.
-    ///
-    /// # Errors
-    /// The disk failed, or a row is not what was written.
-    pub fn rows_before(
-        &self,
-        view: ViewId,
-        key: &[u8],
-        at: EventTime,
-        visit: &mut dyn FnMut(RowAt<'_>) -> ControlFlow<()>,
-    ) -> Result<(), ReadError> {
-        let mut batch: Vec<Found> = Vec::new();
-        let mut archive: Vec<u8> = Vec::new();
-        // The order of the last row shown; all that follow lie below it.
-        let mut below = (at, Sequence::MAX);
-        loop {
-            batch.clear();
-            self.find(view, key, below, &mut batch);
-            for found in &batch {
-                let Entry { event_time, sequence, .. } = found.entry;
-                found.read(&mut archive)?;
-                let row = RowAt { event_time, sequence, arrival: found.arrival, archive: &archive };
-                if visit(row).is_break() {
-                    return Ok(());
-                }
-                below = found.entry.order();
+    /// Reads the log on from where it was read to.
+    pub(super) fn read_on(&mut self, history: &History) -> Result<(), ReadError> {
+        let beginning = || {
+            let segment = history.segment_of(self.sealed_upto().next())?;
+            Some(Position::start_of(&segment))
+        };
+        let Some(mut position) = self.position.or_else(beginning) else { return Ok(()) };
+        let scanned = history.scan(&[], &mut position, |frame| self.add(frame));
+        self.position = Some(position);
+        scanned
+    }
+
+    /// Takes up a sealed file in the place of `removed` ones, or behind all.
+    pub(super) fn publish(&mut self, added: Arc<SealedFile>, removed: &[u64]) {
+        let stays = |file: &&Arc<SealedFile>| !removed.contains(&file.entry().number);
+        let mut files: Vec<_> = self.sealed.iter().filter(stays).cloned().collect();
+        let at = files.partition_point(|file| file.entry().first < added.entry().first);
+        files.insert(at, added);
+        self.sealed = files.into();
+        let upto = self.sealed_upto();
+        self.parts.retain(|part| part.segment.first() > upto);
+        self.position = self.position.filter(|position| position.segment > upto);
+    }
+
+    fn add(&mut self, frame: &LoggedFrame<'_>) -> Result<(), ReadError> {
+        // All of a frame or nothing, so that a repeated try adds no row twice.
+        check(frame).map_err(|error| frame.unreadable(&error))?;
+        let same = |last: &&Arc<Part>| last.segment.first() == frame.segment.first();
+        let part = match self.parts.last().filter(same) {
+            Some(part) => part.clone(),
+            None => {
+                let part = Part { segment: frame.segment.clone(), rows: RwLock::default() };
+                self.parts.push(Arc::new(part));
+                self.parts[self.parts.len() - 1].clone()
             }
-            if batch.len() < BATCH {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Shows `visit` every key of a view that has a row.
-    pub fn each_key(&self, view: ViewId, mut visit: impl FnMut(&[u8])) {
-        let index = self.history.read_index();
-        if let Some(keys) = index.views.get(&view) {
-            keys.keys().for_each(|key| visit(key));
-        }
-    }
-
-    /// Adds up to [`BATCH`] rows below `below` to `batch`, the newest first.
-    fn find(&self, view: ViewId, key: &[u8], below: (EventTime, Sequence), batch: &mut Vec<Found>) {
-        let index = self.history.read_index();
-        let Some(versions) = index.versions(view, key) else { return };
-        if versions.is_sorted() {
-            return index.collect(versions, below, self.upto, batch);
-        }
-        drop(index);
-        let mut index = self.history.write_index();
-        if let Some(versions) = index.views.get_mut(&view).and_then(|keys| keys.get_mut(key)) {
-            versions.sort();
-        }
-        let index = RwLockWriteGuard::downgrade(index);
-        if let Some(versions) = index.versions(view, key) {
-            index.collect(versions, below, self.upto, batch);
-        }
-    }
-}
-
-/// A row to be read, taken out of the index.
-struct Found {
-    entry: Entry,
-    segment: Arc<Segment>,
-    arrival: ArrivalTime,
-}
-
-impl Found {
-    fn read(&self, archive: &mut Vec<u8>) -> Result<(), ReadError> {
-        let offset = u64::from(self.entry.offset);
-        archive.resize(self.entry.length as usize, 0);
-        let read = self.segment.file().read_at(archive, offset)?;
-        if read < archive.len() || crc32c::crc32c(archive) != self.entry.crc {
-            let sequence = self.entry.sequence;
-            let reason = format!("row of sequence {sequence} is not what was written");
-            return Err(self.segment.damage(offset, reason).into());
-        }
+        };
+        part.write().add(frame);
         Ok(())
     }
 }
 
-impl Index {
-    fn covers(&self, upto: Sequence) -> bool {
-        upto == Sequence::ZERO || self.position.is_some_and(|position| position.next > upto)
+fn check(frame: &LoggedFrame<'_>) -> Result<(), RecordError> {
+    for request in frame.requests()? {
+        for record in request?.records() {
+            record?;
+        }
+    }
+    Ok(())
+}
+
+impl PartRows {
+    fn add(&mut self, frame: &LoggedFrame<'_>) {
+        let payload = frame.offset + crate::frame::HEADER_BYTES as u64;
+        // An archive is a part of the payload: how far apart they begin is where it stands in it.
+        let start = frame.payload.as_ptr() as usize;
+        for request in frame.requests().into_iter().flatten().flatten() {
+            for (sequence, record) in request.records().flatten() {
+                let Record::Row(row) = record else { continue };
+                let inside = row.archive.as_ptr() as usize - start;
+                let keys = self.views.entry(row.view).or_default();
+                let entry = Entry {
+                    event_time: row.event_time,
+                    sequence,
+                    offset: (payload + inside as u64) as u32,
+                    length: row.archive.len() as u32,
+                    crc: crc32c::crc32c(row.archive),
+                };
+                match keys.get_mut(row.key) {
+                    Some(versions) => versions.push(entry),
+                    None => keys.entry(row.key.into()).or_default().push(entry),
+                }
+            }
+        }
+        self.frames.push(FrameEnd { last: frame.header.last(), arrival: frame.header.arrival });
     }
 
     fn versions(&self, view: ViewId, key: &[u8]) -> Option<&Versions> {
@@ -260,62 +211,129 @@ impl Index {
         let end = versions.entries.partition_point(|entry| entry.order() < below);
         let newest = versions.entries[..end].iter().rev();
         let seen = newest.filter(|entry| entry.sequence <= upto).take(BATCH);
-        batch.extend(seen.map(|&entry| Found {
-            entry,
-            segment: self.segments[entry.segment as usize].clone(),
-            arrival: self.arrival_of(entry.sequence),
-        }));
-    }
-
-    fn arrival_of(&self, sequence: Sequence) -> ArrivalTime {
-        let at = self.frames.partition_point(|frame| frame.last < sequence);
-        self.frames.get(at).map_or(ArrivalTime::MIN, |frame| frame.arrival)
-    }
-
-    fn add(&mut self, frame: &LoggedFrame<'_>) -> Result<(), ReadError> {
-        // All of a frame or nothing, so that a repeated try adds no row twice.
-        check(frame).map_err(|error| frame.unreadable(&error))?;
-        let segment = self.segment_number(frame.segment);
-        let payload = frame.offset + crate::frame::HEADER_BYTES as u64;
-        // An archive is a part of the payload: how far apart they begin is where it stands in it.
-        let start = frame.payload.as_ptr() as usize;
-        for request in frame.requests().into_iter().flatten().flatten() {
-            for (sequence, record) in request.records().flatten() {
-                let Record::Row(row) = record else { continue };
-                let inside = row.archive.as_ptr() as usize - start;
-                let keys = self.views.entry(row.view).or_default();
-                let entry = Entry {
-                    event_time: row.event_time,
-                    sequence,
-                    segment,
-                    offset: (payload + inside as u64) as u32,
-                    length: row.archive.len() as u32,
-                    crc: crc32c::crc32c(row.archive),
-                };
-                match keys.get_mut(row.key) {
-                    Some(versions) => versions.push(entry),
-                    None => keys.entry(row.key.into()).or_default().push(entry),
-                }
-            }
-        }
-        self.frames.push(FrameEnd { last: frame.header.last(), arrival: frame.header.arrival });
-        Ok(())
-    }
-
-    fn segment_number(&mut self, segment: &Arc<Segment>) -> u32 {
-        let same = |last: &Arc<Segment>| last.first() == segment.first();
-        if !self.segments.last().is_some_and(same) {
-            self.segments.push(segment.clone());
-        }
-        self.segments.len() as u32 - 1
+        let arrival_of = |entry: &Entry| {
+            let at = self.frames.partition_point(|frame| frame.last < entry.sequence);
+            self.frames.get(at).map_or(ArrivalTime::MIN, |frame| frame.arrival)
+        };
+        batch.extend(seen.map(|&entry| Found { entry, arrival: arrival_of(&entry) }));
+        // The newest last, from where they are taken.
+        batch.reverse();
     }
 }
 
-fn check(frame: &LoggedFrame<'_>) -> Result<(), RecordError> {
-    for request in frame.requests()? {
-        for record in request?.records() {
-            record?;
+impl Part {
+    fn read(&self) -> RwLockReadGuard<'_, PartRows> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, PartRows> {
+        self.rows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shows `visit` every key of a view that has a row, until it breaks.
+    pub(super) fn each_key(
+        &self,
+        view: ViewId,
+        visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        match self.read().views.get(&view) {
+            Some(keys) => keys.keys().try_for_each(|key| visit(key)),
+            None => ControlFlow::Continue(()),
         }
     }
-    Ok(())
+
+    /// Puts up to [`BATCH`] rows below `below` into `batch`, the newest last.
+    fn find(
+        &self,
+        (view, key): (ViewId, &[u8]),
+        below: (EventTime, Sequence),
+        upto: Sequence,
+        batch: &mut Vec<Found>,
+    ) {
+        let rows = self.read();
+        let Some(versions) = rows.versions(view, key) else { return };
+        if versions.is_sorted() {
+            return rows.collect(versions, below, upto, batch);
+        }
+        drop(rows);
+        let mut rows = self.write();
+        if let Some(versions) = rows.views.get_mut(&view).and_then(|keys| keys.get_mut(key)) {
+            versions.sort();
+        }
+        let rows = RwLockWriteGuard::downgrade(rows);
+        if let Some(versions) = rows.versions(view, key) {
+            rows.collect(versions, below, upto, batch);
+        }
+    }
+}
+
+/// A row to be read, taken out of the index.
+struct Found {
+    entry: Entry,
+    arrival: ArrivalTime,
+}
+
+/// The rows of one key in one segment, from an instant back in time.
+pub(super) struct LogRows {
+    part: Arc<Part>,
+    upto: Sequence,
+    /// The newest last.
+    batch: Vec<Found>,
+    /// There may be more behind the batch.
+    more: bool,
+}
+
+impl LogRows {
+    /// Finds the newest row of `key` below `below` up to the sequence `upto`; none if there is
+    /// none.
+    pub(super) fn seek(
+        part: &Arc<Part>,
+        view: ViewId,
+        key: &[u8],
+        below: (EventTime, Sequence),
+        upto: Sequence,
+    ) -> Option<Self> {
+        let mut rows = Self { part: part.clone(), upto, batch: Vec::new(), more: true };
+        rows.fill(view, key, below).then_some(rows)
+    }
+
+    fn fill(&mut self, view: ViewId, key: &[u8], below: (EventTime, Sequence)) -> bool {
+        self.part.find((view, key), below, self.upto, &mut self.batch);
+        self.more = self.batch.len() == BATCH;
+        !self.batch.is_empty()
+    }
+
+    /// What its row is sorted by; none behind the last.
+    pub(super) fn order(&self) -> Option<(EventTime, Sequence)> {
+        self.batch.last().map(|found| found.entry.order())
+    }
+
+    /// When its row arrived; none behind the last.
+    pub(super) fn arrival(&self) -> Option<ArrivalTime> {
+        self.batch.last().map(|found| found.arrival)
+    }
+
+    /// Moves to the next older row; false if there is none.
+    pub(super) fn back(&mut self, view: ViewId, key: &[u8]) -> bool {
+        match self.batch.pop() {
+            Some(passed) if self.batch.is_empty() && self.more => {
+                self.fill(view, key, passed.entry.order())
+            }
+            _ => !self.batch.is_empty(),
+        }
+    }
+
+    /// Reads the archive of its row.
+    pub(super) fn read(&self, archive: &mut Vec<u8>) -> Result<(), ReadError> {
+        let Some(Found { entry, .. }) = self.batch.last() else { return Ok(()) };
+        let (segment, offset) = (&self.part.segment, u64::from(entry.offset));
+        archive.resize(entry.length as usize, 0);
+        let read = segment.file().read_at(archive, offset)?;
+        if read < archive.len() || crc32c::crc32c(archive) != entry.crc {
+            let sequence = entry.sequence;
+            let reason = format!("row of sequence {sequence} is not what was written");
+            return Err(segment.damage(offset, reason).into());
+        }
+        Ok(())
+    }
 }

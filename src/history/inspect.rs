@@ -5,21 +5,26 @@
 use std::path::Path;
 
 use super::manifest::{self, Manifest};
+use super::sealed::{self, SealedEntry};
 use super::segment::{self, SegmentHeader};
 use crate::disk::{self, Disk, DiskError};
 use crate::frame::{FrameHeader, FrameKind};
 
-/// Describes a segment or a manifest, a line for each thing in it. Damage is described, not
-/// refused.
+/// Describes a segment, a sealed file or a manifest, a line for each thing in it. Damage is
+/// described, not refused.
 ///
 /// # Errors
-/// The file cannot be read, or is neither.
+/// The file cannot be read, or is none of them.
 pub fn describe(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, InspectError> {
     let bytes = disk::read_whole(disk, path)?;
     match bytes.first_chunk() {
         Some(&segment::MAGIC) => Ok(match SegmentHeader::decode(&bytes) {
             Ok(header) => describe_segment(&bytes, &header),
             Err(error) => vec![format!("segment, unreadable: {error}")],
+        }),
+        Some(&sealed::MAGIC) => Ok(match sealed::describe(&bytes) {
+            Ok(lines) => lines,
+            Err(reason) => vec![format!("sealed file, unreadable: {reason}")],
         }),
         Some(&manifest::MAGIC) => Ok(match Manifest::decode(&bytes) {
             Ok(manifest) => describe_manifest(&manifest),
@@ -78,6 +83,11 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
             entry.first.0, entry.first
         ));
     }
+    for entry in &manifest.sealed {
+        let SealedEntry { number, first, last, bytes } = entry;
+        let name = sealed::name_of(*number);
+        lines.push(format!("sealed {name}: sequences from {first} to {last}, {bytes} bytes"));
+    }
     for entry in &manifest.floors {
         lines.push(format!("view {}: rows kept from {} on", entry.view, entry.floor));
     }
@@ -97,6 +107,8 @@ pub enum InspectError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Another kind of file.
-    #[error("not a file of Larder: neither a segment of history nor a manifest")]
+    #[error(
+        "not a file of Larder: neither a segment of history, nor a sealed file, nor a manifest"
+    )]
     Unknown,
 }

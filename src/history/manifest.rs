@@ -5,12 +5,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::sealed::SealedEntry;
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
 use crate::ids::{Epoch, Sequence, StoreId, ViewId};
 use crate::time::{ArrivalTime, EventTime};
 
 pub(super) const MAGIC: [u8; 4] = *b"LMAN";
-const FORMAT: u16 = 1;
+const FORMAT: u16 = 2;
+/// The format without sealed files.
+const UNSEALED: u16 = 1;
 const HEADER_BYTES: usize = 40;
 const CRC_AT: usize = 36;
 
@@ -25,6 +28,9 @@ pub struct Manifest {
     pub last_arrival: ArrivalTime,
     /// The live segments in order; all but the last are closed.
     pub segments: Vec<SegmentEntry>,
+    /// The sealed files in the order of their sequences, from the first on without a gap; what they
+    /// hold may still stand in segments too.
+    pub sealed: Vec<SealedEntry>,
     /// Below what event time rows of a view may be gone.
     pub floors: Vec<RetentionFloor>,
     /// The state of the control records up to a sequence.
@@ -99,6 +105,12 @@ impl Manifest {
             bytes.extend_from_slice(&entry.view.0.to_le_bytes());
             bytes.extend_from_slice(&entry.floor.micros().to_le_bytes());
         }
+        bytes.extend_from_slice(&(self.sealed.len() as u32).to_le_bytes());
+        for entry in &self.sealed {
+            for number in [entry.number, entry.first.0, entry.last.0, entry.bytes] {
+                bytes.extend_from_slice(&number.to_le_bytes());
+            }
+        }
         bytes.push(u8::from(self.control.is_some()));
         if let Some(control) = &self.control {
             bytes.extend_from_slice(&control.covers.0.to_le_bytes());
@@ -134,7 +146,7 @@ impl Manifest {
         }
         let mut reader = Reader { bytes, at: 4 };
         let format = u16::from_le_bytes(reader.array()?);
-        if format != FORMAT {
+        if ![UNSEALED, FORMAT].contains(&format) {
             return Err(ManifestError::Newer { format });
         }
         reader.array::<2>()?;
@@ -159,6 +171,16 @@ impl Manifest {
             let floor = EventTime::from_micros(i64::from_le_bytes(reader.array()?));
             floors.push(RetentionFloor { view, floor });
         }
+        let mut sealed = Vec::new();
+        let count = if format == UNSEALED { 0 } else { u32::from_le_bytes(reader.array()?) };
+        for _ in 0..count {
+            sealed.push(SealedEntry {
+                number: reader.number()?,
+                first: Sequence(reader.number()?),
+                last: Sequence(reader.number()?),
+                bytes: reader.number()?,
+            });
+        }
         let [present] = reader.array()?;
         let control = match present {
             0 => None,
@@ -171,7 +193,7 @@ impl Manifest {
         if reader.at != bytes.len() {
             return Err(ManifestError::LeftOver { at: reader.at });
         }
-        Ok(Self { store, epoch, last_arrival, segments, floors, control })
+        Ok(Self { store, epoch, last_arrival, segments, floors, sealed, control })
     }
 }
 
@@ -263,6 +285,12 @@ mod tests {
                 SegmentEntry { first: Sequence(10), last: None },
             ],
             floors: vec![RetentionFloor { view: ViewId(2), floor: EventTime::from_micros(-3) }],
+            sealed: vec![SealedEntry {
+                number: 3,
+                first: Sequence(1),
+                last: Sequence(9),
+                bytes: 700,
+            }],
             control: Some(ControlSnapshot {
                 covers: Sequence(8),
                 bytes: b"state".as_slice().into(),
@@ -272,7 +300,13 @@ mod tests {
 
     #[test]
     fn reads_back_what_was_written() {
-        let bare = Manifest { segments: vec![], floors: vec![], control: None, ..example() };
+        let bare = Manifest {
+            segments: vec![],
+            floors: vec![],
+            sealed: vec![],
+            control: None,
+            ..example()
+        };
         for manifest in [example(), bare] {
             assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
         }
@@ -283,21 +317,37 @@ mod tests {
         let hex: String = example().encode().iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = concat!(
             "4c4d414e",                         // magic
-            "01000000",                         // format, reserved
+            "02000000",                         // format, reserved
             "30313233343536373839616263646566", // store
             "05000000",                         // epoch
-            "5400000000000000",                 // length of what follows the header
-            "d5e9a281",                         // CRC-32C of all but itself
+            "7800000000000000",                 // length of what follows the header
+            "36408831",                         // CRC-32C of all but itself
             "4d00000000000000",                 // last arrival
             "02000000",                         // segments
             "0100000000000000010900000000000000",
             "0a00000000000000000000000000000000",
             "01000000", // floors
             "02000000fdffffffffffffff",
+            "01000000", // sealed files: number, first and last sequence, length
+            "0300000000000000010000000000000009000000000000",
+            "00bc02000000000000",
             "01", // control snapshot
             "080000000000000005000000000000007374617465",
         );
         assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn a_manifest_of_the_first_format_is_read() {
+        let golden = concat!(
+            "4c4d414e01000000303132333435363738396162636465660500000054000000",
+            "00000000d5e9a2814d0000000000000002000000010000000000000001090000",
+            "00000000000a000000000000000000000000000000000100000002000000fdff",
+            "ffffffffffff01080000000000000005000000000000007374617465",
+        );
+        let digits = |at: usize| u8::from_str_radix(&golden[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..golden.len()).step_by(2).map(digits).collect();
+        assert_eq!(Manifest::decode(&bytes), Ok(Manifest { sealed: vec![], ..example() }));
     }
 
     #[test]
@@ -312,9 +362,9 @@ mod tests {
             assert!(Manifest::decode(&good[..length]).is_err(), "{length}");
         }
         let mut newer = good;
-        newer[4] = 2;
+        newer[4] = 3;
         let crc = checksum(&newer);
         newer[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 2 }));
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 3 }));
     }
 }

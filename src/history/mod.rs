@@ -1,7 +1,8 @@
-//! The truth: an append-only log of every accepted row and control record, and reads of it as of
-//! any instant.
+//! The truth: an append-only log of every accepted row and control record, the sealed files it is
+//! rewritten into, and reads of both as of any instant.
 //!
-//! It does not know what rows mean: keys, archives and control records are bytes to it.
+//! It does not know what rows mean: keys and control records are bytes to it, and of an archive it
+//! knows only which features are in it.
 
 pub mod record;
 
@@ -15,7 +16,15 @@ pub mod writer;
 
 pub mod replay;
 
-pub mod index;
+pub mod pace;
+
+pub mod sealed;
+
+mod index;
+
+pub mod as_of;
+
+pub mod seal;
 
 pub mod inspect;
 
@@ -29,6 +38,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::disk::DiskError;
 use crate::ids::{Sequence, StoreId};
 use index::Index;
+use sealed::SealedFile;
 use segment::Segment;
 
 /// The reading side of history; shared, and never in the writer's way.
@@ -38,16 +48,25 @@ pub struct History {
     written: AtomicU64,
     durable: AtomicU64,
     index: RwLock<Index>,
+    /// The number of the next sealed file.
+    next_number: AtomicU64,
 }
 
 impl History {
-    fn new(store: StoreId, segments: Vec<Arc<Segment>>, last: Sequence) -> Self {
+    fn new(
+        store: StoreId,
+        segments: Vec<Arc<Segment>>,
+        sealed: Vec<Arc<SealedFile>>,
+        last: Sequence,
+    ) -> Self {
+        let highest = sealed.iter().map(|file| file.entry().number).max();
         Self {
             store,
             segments: RwLock::new(segments),
             written: AtomicU64::new(last.0),
             durable: AtomicU64::new(last.0),
-            index: RwLock::default(),
+            index: RwLock::new(Index::new(sealed)),
+            next_number: AtomicU64::new(highest.map_or(1, |highest| highest + 1)),
         }
     }
 
@@ -72,6 +91,29 @@ impl History {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let after = segments.partition_point(|segment| segment.first() <= sequence);
         segments.get(after.saturating_sub(1)).cloned()
+    }
+
+    /// The segments of the log, the oldest first.
+    fn segments(&self) -> Vec<Arc<Segment>> {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Segments of the log.
+    pub fn log_segments(&self) -> usize {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether some segment of the log ends at or before `upto`.
+    pub fn log_has_segment_within(&self, upto: Sequence) -> bool {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.first().is_some_and(|segment| segment.closed().is_some_and(|last| last <= upto))
+    }
+
+    /// Lets go of the segments of the log up to the one that begins at `last`; the manifest no
+    /// longer names them.
+    pub fn forget_segments(&self, last: Sequence) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.retain(|segment| segment.first() > last);
     }
 
     fn push_segment(&self, segment: Arc<Segment>) {

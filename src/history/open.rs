@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::manifest::{self, ControlSnapshot, LoadError, Manifest, ManifestError, SegmentEntry};
+use super::seal::Sealer;
+use super::sealed::{self, Blocks, OpenSealedError, SealedEntry, SealedFile};
 use super::segment::{self, Examined, HeaderError, Segment, SegmentHeader};
 use super::writer::{self, Options, SEGMENT_BYTES_MAX, Writer};
 use super::{Damage, History};
@@ -21,6 +23,8 @@ pub struct Opened {
     pub writer: Writer,
     /// The reading side.
     pub reader: Arc<History>,
+    /// Makes sealed files, in the background.
+    pub sealer: Sealer,
     /// The control state, to which the control records after it are to be applied.
     pub control: Option<ControlSnapshot>,
     /// The last sequence in history; 0 if it is empty.
@@ -64,7 +68,7 @@ impl fmt::Display for Cut {
 pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened, OpenError> {
     let directory = root.join("history");
     let segment_bytes = options.segment_bytes.min(SEGMENT_BYTES_MAX);
-    let options = Options { segment_bytes };
+    let options = Options { segment_bytes, ..options };
     disk.create_dir_all(&directory)?;
     let lock = disk.lock_exclusive(&root.join("LOCK")).map_err(|error| match error.kind() {
         DiskErrorKind::Locked => OpenError::Locked { path: root.to_owned() },
@@ -83,14 +87,17 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened
     };
     let mut segments = place.open_closed(&manifest)?;
     segments.push(tail.segment.clone());
+    let blocks = Arc::new(Blocks::new(options.block_cache_bytes));
+    let sealed = place.open_sealed(&manifest, &blocks)?;
 
     let found = &tail.found;
     manifest.epoch = Epoch(manifest.epoch.0 + 1);
     manifest.last_arrival = found.last_arrival.unwrap_or(manifest.last_arrival);
     manifest.save(disk.as_ref(), root)?;
-    let history = Arc::new(History::new(manifest.store, segments, found.last));
+    let history = Arc::new(History::new(manifest.store, segments, sealed, found.last));
     let last_arrival = manifest.last_arrival;
     Ok(Opened {
+        sealer: Sealer::new(history.clone(), disk.clone(), directory.clone(), blocks),
         reader: history.clone(),
         control: manifest.control.clone(),
         last_sequence: found.last,
@@ -143,6 +150,7 @@ fn create_store(disk: &dyn Disk, root: &Path, directory: &Path) -> Result<Manife
         last_arrival: ArrivalTime::MIN,
         segments: Vec::new(),
         floors: Vec::new(),
+        sealed: Vec::new(),
         control: None,
     };
     manifest.save(disk, root)?;
@@ -161,6 +169,20 @@ fn check_chain(manifest: &Manifest, root: &Path) -> Result<(), OpenError> {
             return refuse(reason);
         }
     }
+    let mut upto = Sequence::ZERO;
+    for entry in &manifest.sealed {
+        if entry.first != upto.next() {
+            let reason = format!("sealed file {} does not follow sequence {upto}", entry.number);
+            return refuse(reason);
+        }
+        upto = entry.last;
+    }
+    if let Some(first) = manifest.segments.first()
+        && first.first > upto.next()
+    {
+        let reason = format!("segment {} does not follow sequence {upto}", first.first);
+        return refuse(reason);
+    }
     match manifest.segments.last() {
         Some(SegmentEntry { first, last: Some(_) }) => {
             refuse(format!("last segment {first} is closed"))
@@ -176,8 +198,15 @@ fn remove_rubbish(disk: &dyn Disk, directory: &Path, manifest: &Manifest) -> Res
     let mut removed = false;
     for entry in disk.list(directory)? {
         let path = directory.join(&entry.name);
-        let unfinished = entry.name.strip_suffix(".tmp").and_then(segment::first_of_name);
-        if unfinished.is_none() {
+        let whole = entry.name.strip_suffix(".tmp");
+        let unfinished = whole.is_some_and(|name| {
+            segment::first_of_name(name).is_some() || sealed::number_of_name(name).is_some()
+        });
+        if let Some(number) = sealed::number_of_name(&entry.name) {
+            if manifest.sealed.iter().any(|named| named.number == number) {
+                continue;
+            }
+        } else if !unfinished {
             let Some(first) = segment::first_of_name(&entry.name) else { continue };
             if manifest.segments.iter().any(|named| named.first == first) {
                 continue;
@@ -292,6 +321,24 @@ impl Place<'_> {
         Ok((self.disk.open_write(path)?, capacity))
     }
 
+    fn open_sealed(
+        &self,
+        manifest: &Manifest,
+        blocks: &Arc<Blocks>,
+    ) -> Result<Vec<Arc<SealedFile>>, OpenError> {
+        let open = |entry: &SealedEntry| {
+            let path = sealed::path(self.directory, entry.number);
+            let file = self.disk.open_read(&path).map_err(missing)?;
+            match SealedFile::open(file, manifest.store, *entry, blocks.clone()) {
+                Ok(file) => Ok(Arc::new(file)),
+                Err(OpenSealedError::Disk(error)) => Err(OpenError::Disk(error)),
+                Err(OpenSealedError::Damaged(damage)) => Err(OpenError::Damaged(damage)),
+                Err(OpenSealedError::Newer(reason)) => Err(OpenError::Newer { path, reason }),
+            }
+        };
+        manifest.sealed.iter().map(open).collect()
+    }
+
     fn open_closed(&self, manifest: &Manifest) -> Result<Vec<Arc<Segment>>, OpenError> {
         let closed = manifest.segments.iter().filter_map(|entry| Some((entry.first, entry.last?)));
         closed
@@ -356,10 +403,10 @@ pub enum OpenError {
     /// Acknowledged data is not what was written.
     #[error(transparent)]
     Damaged(#[from] Damage),
-    /// A live segment is gone.
-    #[error("segment {} is missing, the manifest names it", path.display())]
+    /// A live file is gone.
+    #[error("{} is missing, the manifest names it", path.display())]
     Missing {
-        /// The segment.
+        /// The file.
         path: PathBuf,
     },
     /// Segments without a manifest.

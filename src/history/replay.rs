@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use super::record::{self, RecordError, Requests};
+use super::sealed::{RowIn, Scan, SealedFile};
 use super::segment::{self, Segment};
 use super::{History, ReadError};
 use crate::frame::{self, FrameError, FrameHeader, FrameKind};
-use crate::ids::Sequence;
+use crate::ids::{Sequence, ViewId};
 
 /// Bytes asked of the disk at once.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -56,33 +57,53 @@ impl Position {
     }
 }
 
+/// History from a sequence on, held so that nothing of it goes away while it is read.
+pub struct Replay<'h> {
+    history: &'h History,
+    after: Sequence,
+    /// Taken before the sealed files: what was let go of until then is in those.
+    segments: Vec<Arc<Segment>>,
+    sealed: Arc<[Arc<SealedFile>]>,
+}
+
 impl History {
-    /// Gives `each` the frames that hold a sequence above `after`, in order, up to what is written
-    /// when the end is reached. The first frame may begin at or below `after`.
+    /// Holds what there is above `after`.
+    pub fn replay_after(&self, after: Sequence) -> Replay<'_> {
+        let segments = self.segments();
+        Replay { history: self, after, segments, sealed: self.sealed() }
+    }
+
+    /// Gives `each` the frames of the log that hold a sequence above `after`, as
+    /// [`Replay::frames`] does.
     ///
     /// # Errors
-    /// The disk failed, a segment is damaged, or `each` refused.
+    /// As there.
     pub fn replay<E: From<ReadError>>(
         &self,
         after: Sequence,
-        mut each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
+        each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Some(segment) = self.segment_of(after.next()) else { return Ok(()) };
-        let mut position = Position::start_of(&segment);
-        self.scan(&mut position, |frame| match frame.header.last() > after {
-            true => each(frame),
-            false => Ok(()),
-        })
+        self.replay_after(after).frames(each)
     }
 
-    /// Reads on from `position`, which moves past each frame that `each` took.
+    /// Reads on from `position`, which moves past each frame that `each` took. `held` segments are
+    /// read even if history has let go of them.
     pub(super) fn scan<E: From<ReadError>>(
         &self,
+        held: &[Arc<Segment>],
         position: &mut Position,
         mut each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         loop {
-            let Some(segment) = self.segment_of(position.segment) else { return Ok(()) };
+            let is_it = |segment: &&Arc<Segment>| segment.first() == position.segment;
+            let held = held.iter().find(is_it).cloned();
+            let Some(segment) = held.or_else(|| self.segment_of(position.segment)) else {
+                return Ok(());
+            };
+            if segment.first() != position.segment {
+                let reason = format!("follows segment {}, which is gone", position.segment);
+                return Err(ReadError::from(segment.damage(0, reason)).into());
+            }
             let closed = segment.closed();
             scan_segment(self, &segment, position, &mut each)?;
             let Some(last) = closed else { return Ok(()) };
@@ -91,9 +112,12 @@ impl History {
                 let reason = format!("ends at sequence {found}, the manifest says {last}");
                 return Err(ReadError::from(segment.damage(position.offset, reason)).into());
             }
-            match self.segment_of(position.next) {
+            // It begins where this one ended; whether it is still there, the next turn sees.
+            let begins = Position { segment: position.next, next: position.next, ..*position };
+            let follows = self.segment_of(begins.segment);
+            match follows {
                 Some(next) if next.first() > segment.first() => {
-                    *position = Position::start_of(&next);
+                    *position = Position { offset: segment::HEADER_BYTES as u64, ..begins };
                 }
                 _ => return Ok(()),
             }
@@ -101,7 +125,65 @@ impl History {
     }
 }
 
-fn scan_segment<E: From<ReadError>>(
+impl Replay<'_> {
+    /// The first sequence that is in the log.
+    pub fn log_begins(&self) -> Sequence {
+        self.segments.first().map_or(Sequence(1), |segment| segment.first())
+    }
+
+    /// Gives `each` the rows above the sequence asked for that are no longer in the log, each with
+    /// its view: file by file, by entity key, so in no order of sequences. What is done with them
+    /// must not depend on their order.
+    ///
+    /// # Errors
+    /// The disk failed, a file is damaged, or `each` refused.
+    pub fn rows_before_log<E: From<ReadError>>(
+        &self,
+        mut each: impl FnMut(ViewId, RowIn<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let begins = self.log_begins();
+        for file in self.sealed.iter() {
+            let entry = file.entry();
+            if entry.first >= begins || entry.last <= self.after {
+                continue;
+            }
+            for facts in file.sections() {
+                let Some(mut scan) = Scan::start(file, facts.view)? else { continue };
+                while let Some(row) = scan.current() {
+                    if row.sequence > self.after && row.sequence < begins {
+                        each(facts.view, row)?;
+                    }
+                    scan.advance()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives `each` the frames that hold a sequence above the one asked for, in order, up to what
+    /// is written when the end is reached. The first frame may begin at or below it.
+    ///
+    /// # Errors
+    /// The disk failed, a segment is damaged, or `each` refused.
+    pub fn frames<E: From<ReadError>>(
+        &self,
+        mut each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let next = self.after.next();
+        let after = self.segments.partition_point(|segment| segment.first() <= next);
+        let Some(segment) = self.segments.get(after.saturating_sub(1)) else { return Ok(()) };
+        let mut position = Position::start_of(segment);
+        self.history.scan(&self.segments, &mut position, |frame| {
+            match frame.header.last() > self.after {
+                true => each(frame),
+                false => Ok(()),
+            }
+        })
+    }
+}
+
+/// Reads the frames of one segment from `position` on.
+pub(super) fn scan_segment<E: From<ReadError>>(
     history: &History,
     segment: &Arc<Segment>,
     position: &mut Position,

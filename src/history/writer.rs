@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use super::History;
 use super::manifest::{ControlSnapshot, Manifest, SegmentEntry};
 use super::record::{self, EncodedRequest};
+use super::sealed::SealedEntry;
 use super::segment::{self, Segment, SegmentHeader};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind, DiskLock, Operation};
 use crate::frame::{self, FrameHeader, FrameKind};
@@ -27,11 +28,13 @@ pub struct Options {
     /// Length of a segment in bytes, set aside at once; at most [`SEGMENT_BYTES_MAX`]. A frame
     /// that is longer gets a segment of its own length.
     pub segment_bytes: u64,
+    /// Memory for blocks of sealed files, in bytes.
+    pub block_cache_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20 }
+        Self { segment_bytes: 64 << 20, block_cache_bytes: 64 << 20 }
     }
 }
 
@@ -218,12 +221,57 @@ impl Writer {
     /// * [`WriteError::Failed`], [`WriteError::Poisoned`]: writes have ended.
     pub fn save_control(&mut self, control: ControlSnapshot) -> Result<(), WriteError> {
         self.sync()?;
-        let manifest = self.manifest.clone();
-        match self.save(manifest, Some(control)) {
+        self.replace_manifest(self.manifest.clone(), Some(control))
+    }
+
+    fn replace_manifest(
+        &mut self,
+        manifest: Manifest,
+        control: Option<ControlSnapshot>,
+    ) -> Result<(), WriteError> {
+        self.refuse_if_poisoned()?;
+        match self.save(manifest, control) {
             Ok(()) => Ok(()),
             Err(error) if passes(&error) => Err(WriteError::Full(error)),
             Err(error) => Err(self.poison(error)),
         }
+    }
+
+    /// Names a sealed file in the manifest, in the place of `removed` ones or behind all.
+    ///
+    /// # Errors
+    /// * [`WriteError::Full`]: undone; may be tried again.
+    /// * [`WriteError::Failed`], [`WriteError::Poisoned`]: writes have ended, and nobody can know
+    ///   whether the file is named: neither it nor those it replaces may be removed.
+    pub fn name_sealed(&mut self, added: SealedEntry, removed: &[u64]) -> Result<(), WriteError> {
+        let mut manifest = self.manifest.clone();
+        manifest.sealed.retain(|entry| !removed.contains(&entry.number));
+        let at = manifest.sealed.partition_point(|entry| entry.first < added.first);
+        manifest.sealed.insert(at, added);
+        self.replace_manifest(manifest, None)
+    }
+
+    /// Strikes the segments from the manifest that are sealed, whose control records are in the
+    /// control snapshot, and that end at or before `upto`. Returns the first sequence of each; the
+    /// files may be removed now.
+    ///
+    /// # Errors
+    /// As [`Self::name_sealed`].
+    pub fn strike_segments(&mut self, upto: Sequence) -> Result<Vec<Sequence>, WriteError> {
+        let sealed = self.manifest.sealed.last().map_or(Sequence::ZERO, |entry| entry.last);
+        let snapshot = self.manifest.control.as_ref();
+        let controlled = snapshot.map_or(Sequence::ZERO, |control| control.covers);
+        let upto = upto.min(sealed).min(controlled);
+        let goes = |entry: &SegmentEntry| entry.last.is_some_and(|last| last <= upto);
+        let mut manifest = self.manifest.clone();
+        let gone: Vec<Sequence> =
+            manifest.segments.iter().filter(|entry| goes(entry)).map(|entry| entry.first).collect();
+        if gone.is_empty() {
+            return Ok(gone);
+        }
+        manifest.segments.retain(|entry| !goes(entry));
+        self.replace_manifest(manifest, None)?;
+        Ok(gone)
     }
 
     fn save(

@@ -263,6 +263,24 @@ plain! {
         "Sequence the newest checkpoint covers.",
     checkpoint_completed: Gauge Micros "larder_checkpoint_completed_timestamp_seconds"
         "When the newest checkpoint was completed, as Unix time; 0 if there is none.",
+    sealed_files: Gauge Gauge "larder_history_sealed_files"
+        "Sealed files of history.",
+    sealed_bytes: Gauge Gauge "larder_history_sealed_bytes"
+        "Bytes in sealed files of history.",
+    sequence_sealed: Gauge Gauge "larder_sequence_sealed"
+        "Last sequence that is in a sealed file.",
+    log_segments: Gauge Gauge "larder_history_log_segments"
+        "Segments of the log of history that are still there.",
+    seals: Counter Counter "larder_history_seals_total"
+        "Segments of the log that were sealed.",
+    merges: Counter Counter "larder_history_merges_total"
+        "Times that sealed files were merged into one.",
+    seal_failures: Counter Counter "larder_history_seal_failures_total"
+        "Times that sealing or merging failed; it is tried again, nothing is lost.",
+    sealing_time: Gauge Micros "larder_history_sealing_seconds"
+        "Time spent on sealing since start, waiting for its I/O budget included.",
+    merging_time: Gauge Micros "larder_history_merging_seconds"
+        "Time spent on merging since start, waiting for its I/O budget included.",
     connections_open: Gauge Gauge "larder_connections_open"
         "Open connections to the API, those beyond `limits.connections` that are being refused \
          included.",

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, TimestampMicrosecondType};
@@ -287,6 +288,25 @@ impl Store {
         assert_eq!(accepted.accepted, rows.len() as u64);
     }
 
+    /// Waits until all closed segments are sealed, and says that there were some, and merges.
+    async fn assert_sealed(&self) {
+        let metrics = self.engine.metrics();
+        let unsealed = || {
+            let (sealed, written) = (metrics.sequence_sealed.get(), metrics.sequence_written.get());
+            // A segment holds at most so many rows.
+            written - sealed > 1000 || metrics.sealed_files.get() > 7
+        };
+        for _ in 0..3000 {
+            if !unsealed() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!unsealed(), "{} files sealed", metrics.sealed_files.get());
+        assert!(metrics.seals.get() > 20 && metrics.merges.get() > 2, "little was sealed");
+        assert_eq!(metrics.seal_failures.get(), 0);
+    }
+
     async fn check_then(
         &self,
         accepted: &Accepted,
@@ -434,6 +454,9 @@ async fn weather_late_partial_and_corrected() {
             _ => Some(ArrivalTime::from_micros(pairs[0].1.micros())),
         };
         store.check_then(&accepted, pairs, known_at).await;
+        if index == 10 {
+            store.assert_sealed().await;
+        }
     }
     store.check_now(&accepted).await;
 }

@@ -15,6 +15,7 @@ use larder::engine::error::Problem;
 use larder::engine::load::{LoadOptions, Loaded};
 use larder::engine::lookup::{Answer, Batch, LookupPlan};
 use larder::engine::open::{Options, open};
+use larder::engine::seal::SealOptions;
 use larder::engine::writes::Durability;
 use larder::ids::ProjectId;
 use larder::limits::Limits;
@@ -38,8 +39,15 @@ pub(crate) fn open_at(path: &Path, clock: &ManualClock, durability: Durability) 
         data_dir: path.to_owned(),
         durability,
         sync_interval: Span::from_micros(20_000),
-        segment_bytes: 64 << 10,
-        checkpoint_interval: Span::from_seconds(3600),
+        segment_bytes: 16 << 10,
+        // Often, so that segments of the log go while the tests run.
+        checkpoint_interval: Span::from_micros(150_000),
+        // Little and often, so that the tests meet sealed files, merged ones and the log alike.
+        seal: SealOptions {
+            block_cache_bytes: 256 << 10,
+            interval: Span::from_micros(2_000),
+            bytes_per_second: 1 << 30,
+        },
         // Next to nothing, so that rows move to the disk and are read from there.
         tier_limits: TierLimits { overlay: 512, cache: 512 },
         read_deadline: Span::from_seconds(60),

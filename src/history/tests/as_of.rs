@@ -5,26 +5,34 @@
 use std::ops::ControlFlow;
 
 use super::*;
-use crate::history::index;
+use crate::history::as_of::RowAt;
 
-/// All rows of a key up to a sequence and a time, the newest first, by looking at each row.
-fn naive(all: &[(u64, u8, i64, i64)], key: u8, time: i64, upto: u64) -> Vec<(i64, u64, i64)> {
+/// A row as (sequence, key, event time, arrival).
+pub(super) type Kept = (u64, u8, i64, i64);
+
+/// What is asked: key, event time, sequence, arrival.
+pub(super) type Asked = (u8, i64, u64, Option<i64>);
+
+/// All rows of a key up to a sequence, a time and an arrival, the newest first, by looking at each
+/// row.
+pub(super) fn naive(all: &[Kept], (key, time, upto, known_at): Asked) -> Vec<(i64, u64, i64)> {
+    let known_at = known_at.unwrap_or(i64::MAX);
     let mut found: Vec<(i64, u64, i64)> = all
         .iter()
-        .filter(|row| row.1 == key && row.2 <= time && row.0 <= upto)
+        .filter(|row| row.1 == key && row.2 <= time && row.0 <= upto && row.3 <= known_at)
         .map(|row| (row.2, row.0, row.3))
         .collect();
     found.sort_unstable_by(|a, b| b.cmp(a));
     found
 }
 
-fn indexed(history: &History, key: u8, time: i64, upto: u64) -> Vec<(i64, u64, i64)> {
+pub(super) fn found(history: &History, (key, time, upto, known_at): Asked) -> Vec<(i64, u64, i64)> {
     let mut found = Vec::new();
-    let as_of = history.as_of(Sequence(upto)).unwrap();
+    let as_of = history.as_of(Sequence(upto), known_at.map(at)).unwrap();
     as_of
-        .rows_before(VIEW, &[key], EventTime::from_micros(time), &mut |row| {
+        .rows_before(VIEW, &[key], EventTime::from_micros(time), &mut |row: RowAt<'_>| {
             let micros = row.event_time.micros();
-            assert_eq!(row.archive, format!("row {key} {micros}").as_bytes());
+            assert_eq!(row.archive, archive(key, micros));
             found.push((micros, row.sequence.0, row.arrival.micros()));
             ControlFlow::Continue(())
         })
@@ -38,7 +46,7 @@ fn as_of_reads_equal_a_naive_scan() {
         let mut random = Random::seeded(seed);
         let disk = FakeDisk::new();
         let mut opened = open_at(&disk).unwrap();
-        let mut all: Vec<(u64, u8, i64, i64)> = Vec::new();
+        let mut all: Vec<Kept> = Vec::new();
         for group in 0..120 {
             let arrival = 10 * (group / 3);
             let rows: Vec<(u8, i64)> = (0..random.below(8) + 1)
@@ -50,8 +58,9 @@ fn as_of_reads_equal_a_naive_scan() {
             if random.below(5) == 0 {
                 let (key, time) = (random.below(5) as u8, random.below(70) as i64);
                 let upto = random.below(all.len() as u64 + 10);
-                let expected = naive(&all, key, time, upto);
-                assert_eq!(indexed(&opened.reader, key, time, upto), expected, "seed {seed}");
+                let known_at = (random.below(2) == 0).then(|| random.below(400) as i64);
+                let asked = (key, time, upto, known_at);
+                assert_eq!(found(&opened.reader, asked), naive(&all, asked), "seed {seed}");
             }
             if group == 60 {
                 opened.writer.sync().unwrap();
@@ -60,9 +69,8 @@ fn as_of_reads_equal_a_naive_scan() {
             }
         }
         for known_at in [-1, 0, 5, 10, 200, 1000] {
-            let expected = all.iter().filter(|row| row.3 <= known_at).map(|row| row.0).max();
-            let found = opened.reader.sequence_at(at(known_at)).unwrap();
-            assert_eq!(found.0, expected.unwrap_or(0), "seed {seed} known at {known_at}");
+            let asked = (1, 100, u64::MAX, Some(known_at));
+            assert_eq!(found(&opened.reader, asked), naive(&all, asked), "seed {seed}");
         }
     }
 }
@@ -71,20 +79,20 @@ fn as_of_reads_equal_a_naive_scan() {
 fn an_as_of_read_stops_when_told_and_never_serves_damage() {
     let (disk, offsets) = disk_with_frames(3);
     let opened = open_at(&disk).unwrap();
-    let as_of = opened.reader.as_of(Sequence::MAX).unwrap();
+    let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
     assert_eq!(as_of.upto(), Sequence(6));
     let mut seen = 0;
-    let mut stop = |_: index::RowAt<'_>| {
+    let mut stop = |_: RowAt<'_>| {
         seen += 1;
         ControlFlow::Break(())
     };
     as_of.rows_before(VIEW, &[1], EventTime::MAX, &mut stop).unwrap();
     assert_eq!(seen, 1);
     disk.damage(&segment_path(1), |data| data[offsets[2]..offsets[3]].fill(7));
-    let mut never = |_: index::RowAt<'_>| panic!("a damaged row was served");
+    let mut never = |_: RowAt<'_>| panic!("a damaged row was served");
     let error = as_of.rows_before(VIEW, &[1], EventTime::MAX, &mut never).unwrap_err();
     assert!(error.to_string().contains("row of sequence 5 is not what was written"), "{error}");
-    let mut none = |_: index::RowAt<'_>| panic!("there is no such row");
+    let mut none = |_: RowAt<'_>| panic!("there is no such row");
     as_of.rows_before(VIEW, &[1], EventTime::from_micros(-1), &mut none).unwrap();
     as_of.rows_before(VIEW, b"unknown", EventTime::MAX, &mut none).unwrap();
     as_of.rows_before(ViewId(9), &[1], EventTime::MAX, &mut none).unwrap();

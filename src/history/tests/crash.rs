@@ -103,7 +103,7 @@ fn crash_again_and_again(seed: u64, sync_all: bool) {
             model.retain(|&sequence, _| sequence <= last);
             let mut found = BTreeMap::new();
             for (sequence, key, time, archive) in rows(&opened.reader, 0).unwrap() {
-                assert_eq!(archive, format!("row {key} {time}").into_bytes(), "{context}");
+                assert_eq!(archive, super::archive(key, time), "{context}");
                 found.insert(sequence, (key, time));
             }
             assert_eq!(found, model, "{context}");

@@ -14,16 +14,20 @@ fn a_torn_last_frame_is_cut_at_every_byte() {
     let (base, offsets) = disk_with_frames(3);
     let (from, to) = (offsets[2], offsets[3]);
     let path = segment_path(1);
+    let written = read_whole(&base, &path).unwrap();
     for keep in from..=to {
-        let expected = if keep == to { 6 } else { 4 };
         let check = |what: &str, change: &dyn Fn(&mut Vec<u8>)| {
             let disk = base.crash();
+            // Zeros in the place of zeros are no damage.
+            let is_whole =
+                keep == to || (what == "zeros" && written[keep..to].iter().all(|b| *b == 0));
+            let expected = if is_whole { 6 } else { 4 };
             disk.damage(&path, change);
             let mut opened =
                 open_at(&disk).unwrap_or_else(|error| panic!("{what} {keep}: {error}"));
             assert_eq!(opened.last_sequence, Sequence(expected), "{what} {keep}");
             // Where nothing but zeros is left, nothing shows that there was a frame.
-            let nothing_left = keep == to || (keep == from && what != "garbage");
+            let nothing_left = is_whole || (keep == from && what != "garbage");
             assert_eq!(opened.cut.is_some(), !nothing_left, "{what} {keep}");
             let next = append(&mut opened.writer, &request(&[(9, 9)]), 200).unwrap();
             assert_eq!(next, Sequence(expected + 1));
@@ -93,7 +97,7 @@ fn damage_in_a_closed_segment_is_found_when_read() {
         let disk = base.crash();
         disk.damage(&path, |data| data[byte] ^= 0x10);
         let opened = open_at(&disk).unwrap();
-        for error in [rows(&opened.reader, 0).err(), opened.reader.as_of(Sequence(1)).err()] {
+        for error in [rows(&opened.reader, 0).err(), opened.reader.as_of(Sequence(1), None).err()] {
             let Some(ReadError::Damaged(damage)) = error else { panic!("byte {byte}: {error:?}") };
             assert_eq!(damage.path, path);
             assert!(damage.offset <= byte as u64);
@@ -189,7 +193,7 @@ fn what_a_later_release_wrote_is_refused_in_words() {
         bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
     };
     check(&manifest::path(Path::new(ROOT)), &|data| {
-        data[4] = 2;
+        data[4] = 3;
         let end = data.len();
         seal(data, 36, end);
     });

@@ -8,25 +8,32 @@ mod crash;
 
 mod as_of;
 
+mod sealing;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::manifest::ControlSnapshot;
 use super::open::{OpenError, Opened, open};
+use super::pace::Pace;
 use super::record::{EncodedRequest, Record, RequestBuilder, Row, Source, SourceKind};
 use super::writer::{Options, WriteError, Writer};
 use super::{History, ReadError, segment};
+use crate::archive::Encoder;
 use crate::disk::Disk;
 use crate::disk::fake::FakeDisk;
 use crate::disk::real::RealDisk;
-use crate::ids::{Epoch, Sequence, ViewId};
+use crate::ids::{Epoch, Sequence, Slot, ViewId};
 use crate::time::{ArrivalTime, EventTime};
+use crate::value::cell::{CellRef, ValueRef};
+use crate::value::layout::Layout;
+use crate::value::types::{FeatureType, ScalarType};
 
 const ROOT: &str = "/data";
 const VIEW: ViewId = ViewId(1);
 
 fn options() -> Options {
-    Options { segment_bytes: 4096 }
+    Options { segment_bytes: 4096, block_cache_bytes: 64 << 10 }
 }
 
 fn open_at(disk: &FakeDisk) -> Result<Opened, OpenError> {
@@ -41,11 +48,22 @@ fn at(micros: i64) -> ArrivalTime {
     ArrivalTime::from_micros(micros)
 }
 
+/// A row of one feature that says whose it is and when.
+fn archive(key: u8, time: i64) -> Vec<u8> {
+    let layout = Layout::new([FeatureType::Scalar(ScalarType::Int64)]);
+    let (mut encoder, mut archive) = (Encoder::default(), Vec::new());
+    encoder.start(&layout);
+    let value = ValueRef::Int64(i64::from(key) * 1_000_000 + time);
+    encoder.set(&layout, Slot(0), CellRef::Value(value));
+    encoder.finish_row(&mut archive);
+    archive
+}
+
 /// A request of one row for each (key, event time), whose archives say what they are.
 fn request(rows: &[(u8, i64)]) -> EncodedRequest {
     let mut builder = RequestBuilder::new(None).unwrap();
     for &(key, time) in rows {
-        let archive = format!("row {key} {time}").into_bytes();
+        let archive = archive(key, time);
         let event_time = EventTime::from_micros(time);
         builder.row(&Row { view: VIEW, event_time, key: &[key], archive: &archive });
     }
@@ -82,17 +100,26 @@ fn sequences(history: &History, after: u64) -> Vec<u64> {
     rows(history, after).unwrap().into_iter().map(|row| row.0).collect()
 }
 
-struct Random(u64);
+/// Background work without a budget.
+pub(super) struct Unhurried;
+
+impl Pace for Unhurried {
+    fn worked(&mut self, _: u64) -> bool {
+        true
+    }
+}
+
+pub(super) struct Random(u64);
 
 impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(super) fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % limit
     }
 
-    fn seeded(seed: u64) -> Self {
+    pub(super) fn seeded(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 }
@@ -233,7 +260,7 @@ fn readers_see_whole_frames_while_the_writer_writes() {
                 let seen = sequences(&reader, 0);
                 assert_eq!(seen.len() % 3, 0);
                 assert!(seen.iter().copied().eq(1..=seen.len() as u64));
-                reader.as_of(Sequence::MAX).unwrap();
+                reader.as_of(Sequence::MAX, None).unwrap();
             }
         });
         for number in 0..1000 {

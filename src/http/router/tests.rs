@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::disk::real::RealDisk;
 use crate::engine::open::{Options, open};
+use crate::engine::seal::SealOptions;
 use crate::engine::writes::Durability;
 use crate::http::call::Format;
 use crate::limits::Limits;
@@ -34,6 +35,7 @@ fn open_door() -> (Arc<Door>, tempfile::TempDir) {
         sync_interval: Span::from_seconds(1),
         segment_bytes: 64 << 10,
         checkpoint_interval: Span::from_seconds(3600),
+        seal: SealOptions::default(),
         tier_limits: TierLimits { overlay: 1 << 20, cache: 1 << 20 },
         read_deadline: Span::from_seconds(5),
         accept_clock: false,

@@ -1,0 +1,268 @@
+//! Sealing beside the requests: closed segments of the log become sealed files, many sealed files
+//! become few, and segments that nobody needs any more are removed, within an I/O budget.
+//!
+//! It does not know the bytes of a sealed file; it decides when one is made and when it counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use tokio::sync::oneshot;
+
+use crate::engine::error::Problem;
+use crate::engine::queue::{Job, Queue, Reply, stopped};
+use crate::engine::shared::Shared;
+use crate::engine::write::Writer;
+use crate::history::pace::Pace;
+use crate::history::seal::{Made, Sealer};
+use crate::history::sealed::{BuildError, SealedEntry};
+use crate::ids::Sequence;
+use crate::metrics::{Code, Gauge, WritesState};
+use crate::time::{Span, Stopwatch};
+
+/// What the budget may fall behind before it is counted anew, so that a pause is not made up for by
+/// a burst.
+const BURST: Duration = Duration::from_millis(100);
+
+/// How sealing and merging go, and how sealed files are read.
+#[derive(Clone, Copy, Debug)]
+pub struct SealOptions {
+    /// Memory for blocks of sealed files, in bytes.
+    pub block_cache_bytes: u64,
+    /// How often it is looked for something to do.
+    pub interval: Span,
+    /// Bytes read and written a second at most, by sealing and by merging each.
+    pub bytes_per_second: u64,
+}
+
+impl Default for SealOptions {
+    fn default() -> Self {
+        Self {
+            block_cache_bytes: 128 << 20,
+            interval: Span::from_micros(200_000),
+            bytes_per_second: 64 << 20,
+        }
+    }
+}
+
+/// A change of the manifest, made by the writer, which owns it.
+pub(super) enum ManifestChange {
+    /// Name a sealed file, in the place of those with these numbers.
+    NameSealed(SealedEntry, Vec<u64>),
+    /// Strike the segments of the log that are not needed any more and end at or before this.
+    StrikeSegments(Sequence),
+}
+
+/// Makes the change. The answer is the first sequence of each segment that was struck.
+pub(super) fn change_manifest(
+    writer: &mut Writer,
+    change: ManifestChange,
+) -> Result<Vec<Sequence>, Problem> {
+    let changed = match change {
+        ManifestChange::NameSealed(added, removed) => {
+            writer.history.name_sealed(added, &removed).map(|()| Vec::new())
+        }
+        ManifestChange::StrikeSegments(upto) => writer.history.strike_segments(upto),
+    };
+    changed.map_err(|error| writer.refused(&error))
+}
+
+/// What both generations of the checkpoint that are kept cover.
+#[derive(Debug)]
+pub(super) struct KeptCheckpoints {
+    newest: AtomicU64,
+    all: AtomicU64,
+}
+
+impl KeptCheckpoints {
+    /// After a start that loaded a checkpoint which covers `loaded`; what the one before it covers
+    /// is not known.
+    pub(super) fn new(loaded: Sequence) -> Self {
+        Self { newest: AtomicU64::new(loaded.0), all: AtomicU64::new(0) }
+    }
+
+    /// What the newest covers.
+    pub(super) fn newest(&self) -> Sequence {
+        Sequence(self.newest.load(Ordering::Acquire))
+    }
+
+    /// Another one was completed, and the one before the last removed.
+    pub(super) fn completed(&self, covered: Sequence) {
+        let before = self.newest.swap(covered.0, Ordering::AcqRel);
+        self.all.store(before.min(covered.0), Ordering::Release);
+    }
+
+    fn all(&self) -> Sequence {
+        Sequence(self.all.load(Ordering::Acquire))
+    }
+}
+
+/// What sealing needs.
+pub(super) struct Sealing {
+    pub(super) shared: Arc<Shared>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) sealer: Sealer,
+    pub(super) kept: Arc<KeptCheckpoints>,
+    pub(super) options: SealOptions,
+}
+
+/// Why nothing came of it; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum SealError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Writer(#[from] Problem),
+}
+
+/// One of the two things done with sealed files.
+#[derive(Clone, Copy)]
+pub(super) enum Work {
+    Seal,
+    Merge,
+}
+
+impl Sealing {
+    /// Works until it is told to stop.
+    pub(super) fn run(&self, work: Work, stop: &Receiver<()>) {
+        let mut budget = Budget::new(self.options.bytes_per_second, stop);
+        let (mut pause, least) = (Duration::ZERO, Duration::from_secs(1));
+        let interval = self.options.interval.to_std();
+        self.publish_numbers();
+        loop {
+            match self.work(work, &mut budget) {
+                Ok(()) => pause = Duration::ZERO,
+                Err(SealError::Build(BuildError::Interrupted)) => return,
+                Err(error) => {
+                    self.shared.metrics.seal_failures.increment();
+                    tracing::warn!(%error, "history is not sealed further; it is tried again");
+                    pause = (pause * 2).clamp(least, Duration::from_secs(60));
+                }
+            }
+            if !budget.waits(interval.max(pause)) {
+                return;
+            }
+        }
+    }
+
+    fn work(&self, work: Work, budget: &mut Budget<'_>) -> Result<(), SealError> {
+        let metrics = &self.shared.metrics;
+        let busy = match work {
+            Work::Seal => &metrics.sealing_time,
+            Work::Merge => &metrics.merging_time,
+        };
+        while metrics.writes() != WritesState::Stopped {
+            let watch = Stopwatch::start();
+            let made = match work {
+                Work::Seal => self.sealer.seal_next(budget),
+                Work::Merge => self.sealer.merge_next(budget),
+            };
+            let done = match made? {
+                None => break,
+                Some(made) => self.install(&made),
+            };
+            add_time(busy, watch);
+            done?;
+            match work {
+                Work::Seal => metrics.seals.increment(),
+                Work::Merge => metrics.merges.increment(),
+            }
+            self.publish_numbers();
+        }
+        match work {
+            Work::Seal => self.strike_segments(),
+            Work::Merge => Ok(()),
+        }
+    }
+
+    /// The file counts from the moment the manifest names it; then readers are told, and what it
+    /// replaces is removed. Whoever reads that goes on reading it.
+    fn install(&self, made: &Made) -> Result<(), SealError> {
+        let (entry, replaces) = (made.file.entry(), made.replaces.clone());
+        if let Err(problem) = self.change(ManifestChange::NameSealed(entry, replaces)) {
+            // Else nobody can know whether the manifest names it.
+            if problem.code == Code::DiskFull {
+                self.sealer.remove(entry.number);
+            }
+            return Err(problem.into());
+        }
+        self.shared.history.publish(made.file.clone(), &made.replaces);
+        made.replaces.iter().for_each(|number| self.sealer.remove(*number));
+        Ok(())
+    }
+
+    /// Removes the segments of the log that no restart needs: sealed, and covered by whatever a
+    /// restart begins with.
+    fn strike_segments(&self) -> Result<(), SealError> {
+        let shared = &self.shared;
+        let mut upto = self.kept.all().min(shared.history.sealed_upto());
+        if let Some(tier) = shared.stores.tier() {
+            let moved = if tier.is_broken() { Sequence::ZERO } else { tier.tier.moved() };
+            upto = upto.min(moved);
+        }
+        if !shared.history.log_has_segment_within(upto) {
+            return Ok(());
+        }
+        let struck = self.change(ManifestChange::StrikeSegments(upto))?;
+        if let Some(last) = struck.last() {
+            shared.history.forget_segments(*last);
+            struck.iter().for_each(|first| self.sealer.remove_segment(*first));
+            self.publish_numbers();
+        }
+        Ok(())
+    }
+
+    fn change(&self, change: ManifestChange) -> Result<Vec<Sequence>, Problem> {
+        let (reply, answer): (Reply<Vec<Sequence>>, _) = oneshot::channel();
+        self.queue.send(Job::ChangeManifest(change, reply))?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
+    fn publish_numbers(&self) {
+        let (metrics, history) = (&self.shared.metrics, &self.shared.history);
+        let files = history.sealed();
+        metrics.sealed_files.set(files.len() as u64);
+        metrics.sealed_bytes.set(files.iter().map(|file| file.entry().bytes).sum());
+        metrics.sequence_sealed.set(files.last().map_or(0, |file| file.entry().last.0));
+        metrics.log_segments.set(history.log_segments() as u64);
+    }
+}
+
+fn add_time(gauge: &Gauge, watch: Stopwatch) {
+    gauge.add(watch.elapsed().as_micros() as u64);
+}
+
+/// Lets so many bytes through a second.
+struct Budget<'s> {
+    bytes_per_second: u64,
+    stop: &'s Receiver<()>,
+    stopping: bool,
+    since: Stopwatch,
+    bytes: u64,
+}
+
+impl<'s> Budget<'s> {
+    fn new(bytes_per_second: u64, stop: &'s Receiver<()>) -> Self {
+        Self { bytes_per_second, stop, stopping: false, since: Stopwatch::start(), bytes: 0 }
+    }
+
+    /// Waits; false if it was told to stop.
+    fn waits(&mut self, time: Duration) -> bool {
+        self.stopping = self.stopping
+            || !matches!(self.stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
+        !self.stopping
+    }
+}
+
+impl Pace for Budget<'_> {
+    fn worked(&mut self, bytes: u64) -> bool {
+        self.bytes += bytes;
+        let due = Duration::from_secs_f64(self.bytes as f64 / self.bytes_per_second as f64);
+        let elapsed = self.since.elapsed();
+        if elapsed > due + BURST {
+            (self.since, self.bytes) = (Stopwatch::start(), 0);
+        }
+        self.waits(due.saturating_sub(elapsed))
+    }
+}

@@ -1,0 +1,358 @@
+//! Rewrites closed segments of the log into sealed files, and few large sealed files out of many
+//! small ones.
+//!
+//! It does not know the manifest: a file it made counts once the writer has named it there.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::History;
+use super::pace::Pace;
+use super::record::{Record, RecordError};
+use super::replay::{LoggedFrame, Position, scan_segment};
+use super::sealed::{
+    self, Blocks, BuildError, Builder, Head, RowIn, Scan, SealedEntry, SealedFile,
+};
+use super::segment::Segment;
+use crate::archive::RowRef;
+use crate::disk::{self, Disk, DiskFile};
+use crate::ids::{Sequence, ViewId};
+use crate::time::{ArrivalTime, EventTime};
+
+/// Files of about one size that are merged into one.
+const MERGED: usize = 8;
+
+/// Makes sealed files.
+pub struct Sealer {
+    history: Arc<History>,
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    blocks: Arc<Blocks>,
+}
+
+/// A sealed file that is complete, and the files whose place it takes.
+pub struct Made {
+    /// The new file, open.
+    pub file: Arc<SealedFile>,
+    /// The numbers of the files it replaces; none if it replaces a part of the log.
+    pub replaces: Vec<u64>,
+}
+
+impl Sealer {
+    pub(super) fn new(
+        history: Arc<History>,
+        disk: Arc<dyn Disk>,
+        directory: PathBuf,
+        blocks: Arc<Blocks>,
+    ) -> Self {
+        Self { history, disk, directory, blocks }
+    }
+
+    /// Seals the oldest closed segment that is not sealed; none if there is none.
+    ///
+    /// # Errors
+    /// The disk failed, the segment is damaged, or the work was to be given up.
+    pub fn seal_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
+        let next = self.history.sealed_upto().next();
+        let Some(segment) = self.history.segment_of(next) else { return Ok(None) };
+        let Some(last) = segment.closed().filter(|_| segment.first() == next) else {
+            return Ok(None);
+        };
+        let rows = Gathered::read(&self.history, &segment, pace)?;
+        let file = self.make((next, last), pace, |builder| rows.write(builder))?;
+        Ok(Some(Made { file, replaces: Vec::new() }))
+    }
+
+    /// Merges files of about one size that follow one another, if there are many; none if not.
+    ///
+    /// # Errors
+    /// The disk failed, a file is damaged, or the work was to be given up.
+    pub fn merge_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
+        let files = self.history.sealed();
+        let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
+        let Some(run) = to_merge(&sizes) else { return Ok(None) };
+        let files = &files[run];
+        let replaces = files.iter().map(|file| file.entry().number).collect();
+        let (first, last) = (files[0].entry().first, files[files.len() - 1].entry().last);
+        let file = self.make((first, last), pace, |builder| merge(files, builder))?;
+        Ok(Some(Made { file, replaces }))
+    }
+
+    /// Removes the file with this number, which the manifest does not name. What cannot be removed
+    /// is removed at the next start.
+    pub fn remove(&self, number: u64) {
+        let _ = disk::remove_if_there(self.disk.as_ref(), &sealed::path(&self.directory, number));
+    }
+
+    /// Removes a segment of the log, which the manifest does not name.
+    pub fn remove_segment(&self, first: Sequence) {
+        let path = super::segment::path(&self.directory, first);
+        let _ = disk::remove_if_there(self.disk.as_ref(), &path);
+    }
+
+    /// Makes the file durable, under its name, and opens it.
+    fn make(
+        &self,
+        (first, last): (Sequence, Sequence),
+        pace: &mut dyn Pace,
+        write: impl FnOnce(&mut Builder<'_>) -> Result<(), BuildError>,
+    ) -> Result<Arc<SealedFile>, BuildError> {
+        let disk = self.disk.as_ref();
+        let number = self.history.next_number.fetch_add(1, Ordering::Relaxed);
+        let path = sealed::path(&self.directory, number);
+        let temporary = disk::temporary_name(&path);
+        let store = self.history.store();
+        let head = Head { store, number, first, last };
+        let built = (|| {
+            let mut builder = Builder::new(disk.create(&temporary)?, head, &mut *pace);
+            write(&mut builder)?;
+            let bytes = builder.finish()?;
+            disk.rename(&temporary, &path)?;
+            disk.sync_dir(&self.directory)?;
+            let entry = SealedEntry { number, first, last, bytes };
+            let file: Arc<dyn DiskFile> = disk.open_read(&path)?;
+            file.drop_cache()?;
+            let sealed = SealedFile::open(file, store, entry, self.blocks.clone())
+                .map_err(|error| BuildError::ReadBack(error.to_string()))?;
+            let sealed = Arc::new(sealed);
+            read_back(&sealed, pace)?;
+            Ok(sealed)
+        })();
+        built.inspect_err(|_| {
+            // Whatever is left is removed at the next start.
+            let _ = disk::remove_if_there(disk, &temporary);
+            self.remove(number);
+        })
+    }
+}
+
+/// Reads every block of a new file from the device: what it replaces is removed one day.
+fn read_back(file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<(), BuildError> {
+    for facts in file.sections() {
+        let mut rows = 0;
+        let mut scan = Scan::start(file, facts.view)?;
+        while let Some(scan) = &mut scan
+            && scan.current().is_some()
+        {
+            rows += 1;
+            scan.advance()?;
+            let bytes = scan.take_bytes();
+            if bytes > 0 && !pace.worked(bytes) {
+                return Err(BuildError::Interrupted);
+            }
+        }
+        if rows != facts.rows {
+            let reason = format!("view {} has {rows} rows, not {}", facts.view, facts.rows);
+            return Err(BuildError::ReadBack(reason));
+        }
+    }
+    Ok(())
+}
+
+/// Which files to merge, the oldest first, by their sizes. Size-tiered: a file is of tier `n` if it
+/// is up to 8 times as large as one of tier `n - 1`; as soon as 8 that follow one another are of
+/// one tier, they become one. So a read meets at most 7 files of each tier, and a row is rewritten
+/// once or twice per tier. A small file before a large one counts as large, or it would stay there.
+fn to_merge(sizes: &[u64]) -> Option<std::ops::Range<usize>> {
+    let tier = |bytes: u64| (bytes / TIER_BYTES).checked_ilog(MERGED as u64).map_or(0, |t| t + 1);
+    let (mut highest, mut run) = (0, 0);
+    let mut found = None;
+    for (index, &bytes) in sizes.iter().enumerate().rev() {
+        let of_this = tier(bytes).max(highest);
+        run = if of_this == highest { run + 1 } else { 1 };
+        highest = of_this;
+        // The smaller, hence the newer, come first: they cost less.
+        if run >= MERGED && found.is_none() {
+            found = Some(highest);
+        }
+        if found == Some(highest) {
+            let oldest_is_next = index == 0 || tier(sizes[index - 1]) > highest;
+            if oldest_is_next {
+                return Some(index..index + MERGED);
+            }
+        }
+    }
+    None
+}
+
+/// Files up to this size are of the lowest tier.
+const TIER_BYTES: u64 = 128 << 20;
+
+/// A row that stands in [`Gathered::bytes`], key before archive.
+#[derive(Clone, Copy)]
+struct Gathering {
+    view: ViewId,
+    event_time: EventTime,
+    sequence: Sequence,
+    arrival: ArrivalTime,
+    at: usize,
+    key: usize,
+    archive: usize,
+}
+
+/// The rows of one segment, sorted. Memory is that of the segment.
+struct Gathered {
+    bytes: Vec<u8>,
+    rows: Vec<Gathering>,
+}
+
+impl Gathered {
+    fn read(
+        history: &History,
+        segment: &Arc<Segment>,
+        pace: &mut dyn Pace,
+    ) -> Result<Self, BuildError> {
+        let mut gathered = Self { bytes: Vec::new(), rows: Vec::new() };
+        let mut position = Position::start_of(segment);
+        scan_segment(history, segment, &mut position, &mut |frame| {
+            gathered.add(frame).map_err(|error| frame.unreadable(&error))?;
+            match pace.worked(frame.payload.len() as u64) {
+                true => Ok::<(), BuildError>(()),
+                false => Err(BuildError::Interrupted),
+            }
+        })?;
+        let whole = segment.closed().is_some_and(|last| position.next == last.next());
+        if !whole {
+            let reason = format!("ends at sequence {}, too early", position.next.0 - 1);
+            return Err(BuildError::Read(segment.damage(position.offset, reason).into()));
+        }
+        let Self { bytes, rows } = &mut gathered;
+        let key = |row: &Gathering| &bytes[row.at..row.at + row.key];
+        rows.sort_unstable_by(|a, b| {
+            let by_key = a.view.cmp(&b.view).then_with(|| key(a).cmp(key(b)));
+            by_key.then_with(|| (a.event_time, a.sequence).cmp(&(b.event_time, b.sequence)))
+        });
+        Ok(gathered)
+    }
+
+    fn add(&mut self, frame: &LoggedFrame<'_>) -> Result<(), RecordError> {
+        for request in frame.requests()? {
+            for record in request?.records() {
+                let (sequence, Record::Row(row)) = record? else { continue };
+                self.rows.push(Gathering {
+                    view: row.view,
+                    event_time: row.event_time,
+                    sequence,
+                    arrival: frame.header.arrival,
+                    at: self.bytes.len(),
+                    key: row.key.len(),
+                    archive: row.archive.len(),
+                });
+                self.bytes.extend_from_slice(row.key);
+                self.bytes.extend_from_slice(row.archive);
+            }
+        }
+        Ok(())
+    }
+
+    fn row(&self, row: &Gathering) -> RowIn<'_> {
+        let (key, rest) = self.bytes[row.at..].split_at(row.key);
+        RowIn {
+            key,
+            event_time: row.event_time,
+            sequence: row.sequence,
+            arrival: row.arrival,
+            archive: &rest[..row.archive],
+        }
+    }
+
+    fn write(&self, builder: &mut Builder<'_>) -> Result<(), BuildError> {
+        for rows in self.rows.chunk_by(|a, b| a.view == b.view) {
+            let mut slots = 0;
+            for row in rows {
+                let (row, sequence) = (self.row(row), row.sequence);
+                let cells = RowRef::access(row.archive)
+                    .map_err(|source| BuildError::Row { sequence, source })?;
+                slots = slots.max(cells.slots());
+            }
+            builder.start(rows[0].view, slots)?;
+            for row in rows {
+                builder.row(&self.row(row))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the rows of all `files` in order. Memory is a block of each.
+fn merge(files: &[Arc<SealedFile>], builder: &mut Builder<'_>) -> Result<(), BuildError> {
+    let mut views: Vec<(ViewId, usize)> = Vec::new();
+    for facts in files.iter().flat_map(|file| file.sections()) {
+        match views.iter_mut().find(|(view, _)| *view == facts.view) {
+            Some((_, slots)) => *slots = facts.slots.max(*slots),
+            None => views.push((facts.view, facts.slots)),
+        }
+    }
+    views.sort_unstable();
+    for (view, slots) in views {
+        builder.start(view, slots)?;
+        let mut scans = Vec::new();
+        for file in files {
+            scans.extend(Scan::start(file, view)?);
+        }
+        while let Some(least) = least(&scans) {
+            let scan = &mut scans[least];
+            if let Some(row) = scan.current() {
+                builder.row(&row)?;
+            }
+            scan.advance()?;
+            builder.read(scan.take_bytes())?;
+        }
+    }
+    Ok(())
+}
+
+/// The scan that stands on the row that comes first.
+fn least(scans: &[Scan]) -> Option<usize> {
+    let order = |scan: &usize| {
+        let row = scans[*scan].current();
+        row.map(|row| (row.key, row.event_time, row.sequence))
+    };
+    (0..scans.len()).filter(|scan| order(scan).is_some()).min_by(|a, b| order(a).cmp(&order(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn eight_files_of_a_tier_become_one() {
+        const MIB: u64 = 1 << 20;
+        assert_eq!(to_merge(&[]), None);
+        assert_eq!(to_merge(&[60 * MIB; 7]), None);
+        assert_eq!(to_merge(&[60 * MIB; 9]), Some(0..8));
+        let mut sizes = vec![500 * MIB, 60 * MIB];
+        sizes.extend([MIB; 7]);
+        assert_eq!(to_merge(&sizes), Some(1..9));
+        // Seven small ones behind eight of the next tier: those eight first, the small ones stay.
+        let mut sizes = vec![500 * MIB; 8];
+        sizes.extend([MIB; 7]);
+        assert_eq!(to_merge(&sizes), Some(0..8));
+        sizes.push(MIB);
+        assert_eq!(to_merge(&sizes), Some(8..16));
+        // What stands before a larger one counts as one like it.
+        let mut sizes = vec![MIB; 4];
+        sizes.push(2000 * MIB);
+        sizes.extend([MIB; 4]);
+        assert_eq!(to_merge(&sizes), None);
+        sizes.splice(0..0, [2000 * MIB; 3]);
+        assert_eq!(to_merge(&sizes), Some(0..8));
+    }
+
+    #[test]
+    fn a_growing_history_keeps_few_files_and_rewrites_little() {
+        let (mut sizes, mut written): (Vec<u64>, u64) = (Vec::new(), 0);
+        for _ in 0..5000 {
+            sizes.push(60 << 20);
+            while let Some(run) = to_merge(&sizes) {
+                let merged = sizes[run.clone()].iter().sum();
+                written += merged;
+                sizes.splice(run, [merged]);
+            }
+            assert!(sizes.len() <= 35, "{} files", sizes.len());
+        }
+        let total: u64 = sizes.iter().sum();
+        assert!(written <= 5 * total, "{} times", written / total);
+    }
+}

@@ -1,0 +1,125 @@
+//! Walks the rows of one entity key in a sealed file, from an instant back in time.
+//!
+//! It does not know which features are wanted until it is asked for the next row; then it jumps
+//! over the rows that have none of them.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::entry::RowIn;
+use super::file::SealedFile;
+use super::rows::{Has, Rows};
+use crate::history::ReadError;
+use crate::ids::{Sequence, Slot, ViewId};
+use crate::time::{ArrivalTime, EventTime};
+
+/// Stands on a row.
+pub struct Cursor {
+    file: Arc<SealedFile>,
+    section: usize,
+    block: Arc<Rows>,
+    /// The rows of the key in the block.
+    rows: Range<usize>,
+    /// The row it stands on.
+    row: usize,
+}
+
+impl Cursor {
+    /// Finds the newest row of `key` below `below` in the order of (event time, sequence).
+    ///
+    /// # Errors
+    /// The disk failed, or a block is not what was written.
+    pub fn seek(
+        file: &Arc<SealedFile>,
+        view: ViewId,
+        key: &[u8],
+        below: (EventTime, Sequence),
+    ) -> Result<Option<Self>, ReadError> {
+        let Some(section) = file.section_of(view) else { return Ok(None) };
+        let root = &file.section(section).root;
+        let Some(index) = root.before(key, below) else { return Ok(None) };
+        let fences = file.fences(root.place(index))?;
+        let Some(index) = fences.before(key, below) else { return Ok(None) };
+        let block = file.rows(fences.place(index))?;
+        // The row before all that are not below is in this block, or there is none of the key.
+        let Some(rows) = block.rows_of(key) else { return Ok(None) };
+        let (mut low, mut high) = (rows.start, rows.end);
+        while low < high {
+            let middle = low.midpoint(high);
+            if block.order(middle) < below { low = middle + 1 } else { high = middle }
+        }
+        if low == rows.start {
+            return Ok(None);
+        }
+        Ok(Some(Self { file: file.clone(), section, block, rows, row: low - 1 }))
+    }
+
+    /// What its row is sorted by.
+    pub fn order(&self) -> (EventTime, Sequence) {
+        self.block.order(self.row)
+    }
+
+    /// When its row arrived.
+    pub fn arrival(&self) -> ArrivalTime {
+        self.block.arrival(self.row)
+    }
+
+    /// Its row; `key` is the one it was sought by.
+    pub fn current<'a>(&'a self, key: &'a [u8]) -> RowIn<'a> {
+        let (event_time, sequence) = self.order();
+        let archive = self.block.archive(self.row);
+        RowIn { key, event_time, sequence, arrival: self.arrival(), archive }
+    }
+
+    /// Moves to the next older row of the key, or, with `missing`, to the next that has one of
+    /// these features. False if there is none.
+    ///
+    /// # Errors
+    /// As [`Self::seek`].
+    pub fn back(&mut self, key: &[u8], missing: Option<&[Slot]>) -> Result<bool, ReadError> {
+        let Some(step) = self.step(missing) else { return Ok(false) };
+        if let Ok(step) = usize::try_from(step)
+            && step <= self.row - self.rows.start
+        {
+            self.row -= step;
+            return Ok(true);
+        }
+        // The rows of the key go on in an earlier block only if they begin this one.
+        if self.rows.start > 0 {
+            return Ok(false);
+        }
+        let number = self.block.first_row() + self.row as u64;
+        let Some(number) = number.checked_sub(step) else { return Ok(false) };
+        let root = &self.file.section(self.section).root;
+        let Some(index) = root.of_row(number) else { return Ok(false) };
+        let fences = self.file.fences(root.place(index))?;
+        let Some(index) = fences.of_row(number) else { return Ok(false) };
+        let place = fences.place(index);
+        let block = self.file.rows(place)?;
+        let Some(rows) = block.rows_of(key) else { return Ok(false) };
+        let row = usize::try_from(number - block.first_row()).unwrap_or(usize::MAX);
+        if !rows.contains(&row) {
+            // A step of one row may lead to another key; a jump never does.
+            return match step {
+                1 => Ok(false),
+                _ => Err(self.file.damage(place.offset, "a jump leads to another key").into()),
+            };
+        }
+        self.block = block;
+        self.rows = rows;
+        self.row = row;
+        Ok(true)
+    }
+
+    /// How many rows to go back; none if no earlier row has what is missing.
+    fn step(&self, missing: Option<&[Slot]>) -> Option<u64> {
+        let Some(missing) = missing else { return Some(1) };
+        let steps = missing.iter().filter_map(|slot| match self.block.has(self.row, *slot) {
+            // It was not to be seen here; the row before may have it too.
+            Has::Itself => Some(1),
+            Has::Before(distance) => Some(distance),
+            Has::Never => None,
+        });
+        steps.min()
+    }
+}

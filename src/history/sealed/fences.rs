@@ -1,0 +1,165 @@
+//! An index of blocks: for each of them its first row, its number and where it lies, so that one
+//! binary search finds the block of a row.
+//!
+//! It does not know whether the blocks it points to hold rows or further fences.
+
+use super::column::{self, Column};
+use crate::ids::Sequence;
+use crate::time::EventTime;
+
+pub(super) const KIND: u8 = 2;
+/// Checksum, kind, nothing, entries.
+const HEAD: usize = 4 + 1 + 3 + 4;
+const ENTRY_BYTES: usize = 40;
+
+/// Where a block lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Place {
+    pub(super) offset: u64,
+    pub(super) length: usize,
+}
+
+/// Of a block its first row, and where it lies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Fence {
+    pub(super) key: Vec<u8>,
+    pub(super) order: (EventTime, Sequence),
+    /// The number of that row in its section.
+    pub(super) row: u64,
+    pub(super) place: Place,
+}
+
+/// Collects fences.
+#[derive(Default)]
+pub(super) struct FencesBuilder {
+    fences: Vec<Fence>,
+    bytes: usize,
+}
+
+impl FencesBuilder {
+    pub(super) fn push(&mut self, fence: Fence) {
+        self.bytes += fence.key.len() + ENTRY_BYTES;
+        self.fences.push(fence);
+    }
+
+    pub(super) fn first(&self) -> Option<&Fence> {
+        self.fences.first()
+    }
+
+    /// About how long the block is.
+    pub(super) fn length(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends the block to `out`, with room for its checksum, and begins the next.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[0; 4]);
+        out.push(KIND);
+        out.extend_from_slice(&[0; 3]);
+        out.extend_from_slice(&(self.fences.len() as u32).to_le_bytes());
+        let mut end = 0;
+        let mut ends = |fence: &Fence| {
+            end += fence.key.len() as u64;
+            end
+        };
+        let numbers = |of: &mut dyn FnMut(&Fence) -> u64| -> Vec<u64> {
+            self.fences.iter().map(of).collect()
+        };
+        column::encode(&numbers(&mut ends), out);
+        column::encode(&numbers(&mut |fence| column::ordered_time(fence.order.0)), out);
+        column::encode(&numbers(&mut |fence| fence.order.1.0), out);
+        column::encode(&numbers(&mut |fence| fence.row), out);
+        column::encode(&numbers(&mut |fence| fence.place.offset), out);
+        column::encode(&numbers(&mut |fence| fence.place.length as u64), out);
+        self.fences.iter().for_each(|fence| out.extend_from_slice(&fence.key));
+        *self = Self::default();
+    }
+}
+
+/// A block of fences, its checksum and its inner lengths found right.
+#[derive(Debug)]
+pub(super) struct Fences {
+    block: Vec<u8>,
+    count: usize,
+    key_ends: Column,
+    times: Column,
+    sequences: Column,
+    rows: Column,
+    offsets: Column,
+    lengths: Column,
+    keys_at: usize,
+}
+
+impl Fences {
+    /// Reads a block whose checksum is right; none if its lengths contradict each other, which
+    /// means a bug.
+    pub(super) fn read(block: Vec<u8>) -> Option<Self> {
+        let head: &[u8; HEAD] = block.first_chunk()?;
+        let count = u32::from_le_bytes(head[8..12].try_into().ok()?) as usize;
+        let mut at = HEAD;
+        let mut find = || Column::find(&block, &mut at, count);
+        let key_ends = find()?;
+        let (times, sequences, rows) = (find()?, find()?, find()?);
+        let (offsets, lengths) = (find()?, find()?);
+        let whole = key_ends.ends_at(&block, count, block.len() - at);
+        whole.then_some(Self {
+            count,
+            key_ends,
+            times,
+            sequences,
+            rows,
+            offsets,
+            lengths,
+            keys_at: at,
+            block,
+        })
+    }
+
+    /// Blocks it points to.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Bytes it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.block.len()
+    }
+
+    fn key(&self, index: usize) -> &[u8] {
+        let part = self.key_ends.part(&self.block, index);
+        &self.block[self.keys_at + part.start..self.keys_at + part.end]
+    }
+
+    fn order(&self, index: usize) -> (EventTime, Sequence) {
+        let time = column::micros(self.times.get(&self.block, index));
+        (EventTime::from_micros(time), Sequence(self.sequences.get(&self.block, index)))
+    }
+
+    /// Where a block lies.
+    pub(super) fn place(&self, index: usize) -> Place {
+        let length = self.lengths.get(&self.block, index) as usize;
+        Place { offset: self.offsets.get(&self.block, index), length }
+    }
+
+    /// The last block that begins before the row of `key` with that order would stand.
+    pub(super) fn before(&self, key: &[u8], below: (EventTime, Sequence)) -> Option<usize> {
+        self.last(|index| match self.key(index).cmp(key) {
+            std::cmp::Ordering::Equal => self.order(index) < below,
+            unequal => unequal.is_lt(),
+        })
+    }
+
+    /// The block that holds the row with a number.
+    pub(super) fn of_row(&self, row: u64) -> Option<usize> {
+        self.last(|index| self.rows.get(&self.block, index) <= row)
+    }
+
+    fn last(&self, holds: impl Fn(usize) -> bool) -> Option<usize> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low.midpoint(high);
+            if holds(middle) { low = middle + 1 } else { high = middle }
+        }
+        low.checked_sub(1)
+    }
+}

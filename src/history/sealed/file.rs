@@ -1,0 +1,175 @@
+//! An open sealed file: its head and footer are in memory, its blocks are read when needed and
+//! checked before they are used.
+//!
+//! It does not know which files belong together; that is the manifest's to say.
+
+use std::sync::Arc;
+
+use super::cache::{Block, Blocks};
+use super::entry::SealedEntry;
+use super::fences::{self, Fences, Place};
+use super::footer::{self, HEAD_BYTES, Head, HeadError, Section, SectionFacts, TAIL_BYTES};
+use super::rows::{self, Rows};
+use crate::disk::{DiskError, DiskFile};
+use crate::history::{Damage, ReadError};
+use crate::ids::{StoreId, ViewId};
+
+/// A sealed file, shared by all who read it; never changed.
+pub struct SealedFile {
+    entry: SealedEntry,
+    store: StoreId,
+    file: Arc<dyn DiskFile>,
+    blocks: Arc<Blocks>,
+    /// What the cache calls it.
+    cached_as: u64,
+    sections: Vec<Section>,
+}
+
+/// Why a sealed file cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenSealedError {
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// It is not what was written.
+    #[error(transparent)]
+    Damaged(#[from] Damage),
+    /// Written by a later release.
+    #[error("{0}")]
+    Newer(String),
+}
+
+impl SealedFile {
+    /// Opens the file that the manifest describes by `entry`. Reads its head and footer only.
+    ///
+    /// # Errors
+    /// The disk failed, or what was read is not what was written.
+    pub fn open(
+        file: Arc<dyn DiskFile>,
+        store: StoreId,
+        entry: SealedEntry,
+        blocks: Arc<Blocks>,
+    ) -> Result<Self, OpenSealedError> {
+        let cached_as = blocks.number_file();
+        let mut this = Self { entry, store, file, blocks, cached_as, sections: Vec::new() };
+        let head = this.check_head()?;
+        let length = this.file.length()?;
+        if length != entry.bytes {
+            let reason = format!("is {length} bytes, the manifest says {}", entry.bytes);
+            return Err(this.damage(length.min(entry.bytes), reason).into());
+        }
+        let at = length.saturating_sub(TAIL_BYTES as u64);
+        let mut tail = [0; TAIL_BYTES];
+        let read = this.file.read_at(&mut tail, at)?;
+        let (offset, length) = footer::decode_tail(&head, at, &tail[..read])
+            .ok_or_else(|| this.damage(at, "the tail is not what was written"))?;
+        let bytes = this.read_checked(Place { offset, length }).map_err(|error| match error {
+            ReadError::Disk(error) => OpenSealedError::Disk(error),
+            ReadError::Damaged(damage) => OpenSealedError::Damaged(damage),
+        })?;
+        this.sections = footer::decode_footer(&bytes)
+            .ok_or_else(|| this.damage(offset, "the footer contradicts itself"))?;
+        Ok(this)
+    }
+
+    fn check_head(&self) -> Result<Head, OpenSealedError> {
+        let mut bytes = [0; HEAD_BYTES];
+        let read = self.file.read_at(&mut bytes, 0)?;
+        let head = match Head::decode(&bytes[..read]) {
+            Ok(head) => head,
+            Err(error @ HeadError::Newer { .. }) => {
+                return Err(OpenSealedError::Newer(error.to_string()));
+            }
+            Err(error) => return Err(self.damage(0, error.to_string()).into()),
+        };
+        let SealedEntry { number, first, last, .. } = self.entry;
+        if head != (Head { store: self.store, number, first, last }) {
+            let reason = format!(
+                "is file {} of store {} with sequences {} to {}, the manifest says file {number} \
+                 of store {} with {first} to {last}",
+                head.number, head.store, head.first, head.last, self.store
+            );
+            return Err(self.damage(0, reason).into());
+        }
+        Ok(head)
+    }
+
+    /// What the manifest says of it.
+    pub fn entry(&self) -> SealedEntry {
+        self.entry
+    }
+
+    /// What is in it, view by view.
+    pub fn sections(&self) -> impl Iterator<Item = SectionFacts> {
+        self.sections.iter().map(|section| section.facts)
+    }
+
+    /// What is known of the rows of a view; none if there are none.
+    pub fn facts(&self, view: ViewId) -> Option<SectionFacts> {
+        self.section_of(view).map(|section| self.sections[section].facts)
+    }
+
+    /// Where the rows of a view are among the sections.
+    pub(super) fn section_of(&self, view: ViewId) -> Option<usize> {
+        self.sections.binary_search_by_key(&view, |section| section.facts.view).ok()
+    }
+
+    pub(super) fn section(&self, index: usize) -> &Section {
+        &self.sections[index]
+    }
+
+    pub(super) fn damage(&self, offset: u64, reason: impl Into<String>) -> Damage {
+        Damage { path: self.file.path().to_owned(), offset, reason: reason.into() }
+    }
+
+    /// A block of rows, from memory if it is there.
+    pub(super) fn rows(&self, place: Place) -> Result<Arc<Rows>, ReadError> {
+        if let Some(Block::Rows(rows)) = self.blocks.get(self.cached_as, place.offset) {
+            return Ok(rows);
+        }
+        let rows = Arc::new(self.read_rows(place)?);
+        self.blocks.put(self.cached_as, place.offset, Block::Rows(rows.clone()));
+        Ok(rows)
+    }
+
+    /// A block of fences, from memory if it is there.
+    pub(super) fn fences(&self, place: Place) -> Result<Arc<Fences>, ReadError> {
+        if let Some(Block::Fences(fences)) = self.blocks.get(self.cached_as, place.offset) {
+            return Ok(fences);
+        }
+        let fences = Arc::new(self.read_fences(place)?);
+        self.blocks.put(self.cached_as, place.offset, Block::Fences(fences.clone()));
+        Ok(fences)
+    }
+
+    /// A block of rows, from the disk.
+    pub(super) fn read_rows(&self, place: Place) -> Result<Rows, ReadError> {
+        let block = self.read_checked(place)?;
+        let right = block.get(4) == Some(&rows::KIND);
+        let rows = right.then(|| Rows::read(block)).flatten();
+        rows.ok_or_else(|| self.damage(place.offset, "the block contradicts itself").into())
+    }
+
+    /// A block of fences, from the disk.
+    pub(super) fn read_fences(&self, place: Place) -> Result<Fences, ReadError> {
+        let block = self.read_checked(place)?;
+        let right = block.get(4) == Some(&fences::KIND);
+        let fences = right.then(|| Fences::read(block)).flatten();
+        fences.ok_or_else(|| self.damage(place.offset, "the block contradicts itself").into())
+    }
+
+    fn read_checked(&self, place: Place) -> Result<Vec<u8>, ReadError> {
+        let Place { offset, length } = place;
+        let end = offset.checked_add(length as u64);
+        if length < 5 || end.is_none_or(|end| end > self.entry.bytes) {
+            return Err(self.damage(offset, "a block reaches past the end of the file").into());
+        }
+        let mut bytes = vec![0; length];
+        let read = self.file.read_at(&mut bytes, offset)?;
+        let crc = footer::checksum(self.store, self.entry.number, offset, &bytes[4..]);
+        if read < length || bytes[..4] != crc.to_le_bytes() {
+            return Err(self.damage(offset, "the block is not what was written").into());
+        }
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,274 @@
+//! Sealing and merging: whatever is in sealed files, merged ones or the log, and whenever the power
+//! goes, reads and replays see every row once.
+//!
+//! They do not know the bytes of a sealed file; `sealed` tests those.
+
+use std::collections::BTreeMap;
+
+use super::as_of::{Asked, Kept, found, naive};
+use super::*;
+use crate::disk::fake::Fault;
+use crate::disk::{DiskErrorKind, Operation};
+use crate::history::seal::Made;
+use crate::history::sealed;
+
+/// What the engine does with a file that was made. False if it failed.
+fn install(opened: &mut Opened, made: &Made) -> bool {
+    match opened.writer.name_sealed(made.file.entry(), &made.replaces) {
+        Ok(()) => {
+            opened.reader.publish(made.file.clone(), &made.replaces);
+            made.replaces.iter().for_each(|number| opened.sealer.remove(*number));
+            true
+        }
+        Err(WriteError::Full(_)) => {
+            opened.sealer.remove(made.file.entry().number);
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+fn seal_one(opened: &mut Opened) -> bool {
+    match opened.sealer.seal_next(&mut Unhurried) {
+        Ok(Some(made)) => install(opened, &made),
+        _ => false,
+    }
+}
+
+fn merge_one(opened: &mut Opened) -> bool {
+    match opened.sealer.merge_next(&mut Unhurried) {
+        Ok(Some(made)) => install(opened, &made),
+        _ => false,
+    }
+}
+
+/// Strikes what may be struck, with a control snapshot of all there is.
+fn strike(opened: &mut Opened) {
+    let covers = opened.reader.durable();
+    let control = ControlSnapshot { covers, bytes: b"c".as_slice().into() };
+    if opened.writer.save_control(control).is_err() {
+        return;
+    }
+    if let Ok(struck) = opened.writer.strike_segments(opened.reader.sealed_upto())
+        && let Some(last) = struck.last()
+    {
+        opened.reader.forget_segments(*last);
+        struck.iter().for_each(|first| opened.sealer.remove_segment(*first));
+    }
+}
+
+/// Every row by its sequence, as a restart without a checkpoint finds them.
+fn replayed(history: &History) -> BTreeMap<u64, (u8, i64)> {
+    let mut all = BTreeMap::new();
+    let replay = history.replay_after(Sequence::ZERO);
+    let rows = replay.rows_before_log(|view, row| {
+        assert_eq!(view, VIEW);
+        let (key, time) = (row.key[0], row.event_time.micros());
+        assert_eq!(row.archive, archive(key, time));
+        assert_eq!(all.insert(row.sequence.0, (key, time)), None, "{} twice", row.sequence);
+        Ok::<(), ReadError>(())
+    });
+    rows.unwrap();
+    for (sequence, key, time, _) in rows_of_log(history) {
+        assert_eq!(all.insert(sequence, (key, time)), None, "{sequence} twice");
+    }
+    all
+}
+
+fn rows_of_log(history: &History) -> Vec<Seen> {
+    super::rows(history, 0).unwrap()
+}
+
+fn random_ask(random: &mut Random, rows: usize) -> Asked {
+    let known_at = (random.below(2) == 0).then(|| random.below(rows as u64 / 10 + 10) as i64);
+    let upto = if random.below(2) == 0 { u64::MAX } else { random.below(rows as u64 + 10) };
+    (random.below(7) as u8, random.below(1100) as i64, upto, known_at)
+}
+
+#[test]
+fn reads_are_the_same_before_and_after_sealing_and_merging() {
+    for seed in 0..30 {
+        let mut random = Random::seeded(seed);
+        let mut disk = FakeDisk::new();
+        let mut opened = open_at(&disk).unwrap();
+        let (mut all, mut merges): (Vec<Kept>, u32) = (Vec::new(), 0);
+        for group in 0..600 {
+            let late = random.below(20) == 0;
+            let time = |random: &mut Random| match late {
+                true => random.below(1000) as i64,
+                false => group + random.below(20) as i64,
+            };
+            let rows: Vec<(u8, i64)> = (0..random.below(8) + 1)
+                .map(|_| (random.below(6) as u8, time(&mut random)))
+                .collect();
+            let arrival = group / 3;
+            let first = opened.reader.written().0 + 1;
+            append(&mut opened.writer, &request(&rows), arrival).unwrap();
+            all.extend((first..).zip(&rows).map(|(at, row)| (at, row.0, row.1, arrival)));
+            // A snapshot taken before goes on answering from the files it holds.
+            let before = opened.reader.as_of(Sequence::MAX, None).unwrap();
+            let (key, rows_then) = (random.below(6) as u8, all.len() as u64);
+            match random.below(40) {
+                0..10 => drop(seal_one(&mut opened)),
+                10..15 => merges += u32::from(merge_one(&mut opened)),
+                15 => strike(&mut opened),
+                16 => {
+                    opened.writer.sync().unwrap();
+                    drop(opened);
+                    disk = disk.crash();
+                    opened = open_at(&disk).unwrap();
+                }
+                _ => {}
+            }
+            let mut seen = Vec::new();
+            let mut visit = |row: crate::history::as_of::RowAt<'_>| {
+                seen.push((row.event_time.micros(), row.sequence.0, row.arrival.micros()));
+                std::ops::ControlFlow::Continue(())
+            };
+            before.rows_before(VIEW, &[key], EventTime::MAX, &mut visit).unwrap();
+            assert_eq!(seen, naive(&all, (key, i64::MAX, rows_then, None)), "seed {seed}");
+            let asked = random_ask(&mut random, all.len());
+            assert_eq!(found(&opened.reader, asked), naive(&all, asked), "seed {seed} {asked:?}");
+        }
+        let model: BTreeMap<u64, (u8, i64)> =
+            all.iter().map(|&(sequence, key, time, _)| (sequence, (key, time))).collect();
+        assert_eq!(replayed(&opened.reader), model, "seed {seed}");
+        assert!(opened.reader.sealed().len() > 1, "seed {seed}");
+        let mut keys = Vec::new();
+        let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
+        let mut visit = |key: &[u8]| {
+            keys.push(key[0]);
+            std::ops::ControlFlow::Continue(())
+        };
+        as_of.each_key(VIEW, &mut visit).unwrap();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys, [0, 1, 2, 3, 4, 5]);
+        assert!(merges > 0 || seed > 5, "seed {seed}: nothing was merged");
+    }
+}
+
+#[test]
+fn a_start_reads_the_feet_of_sealed_files_and_no_segment_that_is_sealed() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..400 {
+        append(&mut opened.writer, &request(&[(1, number); 4]), number).unwrap();
+    }
+    opened.writer.sync().unwrap();
+    while seal_one(&mut opened) || merge_one(&mut opened) {}
+    strike(&mut opened);
+    assert_eq!(opened.reader.log_segments(), 1);
+    let files = opened.reader.sealed().len() as u64;
+    assert!(files < 8, "{files}");
+    drop(opened);
+    let after = disk.crash();
+    let opened = open_at(&after).unwrap();
+    // Of each sealed file head, tail and footer; of the log its one segment.
+    assert!(after.count(Operation::Read) <= 3 * files + 4, "{}", after.count(Operation::Read));
+    assert_eq!(replayed(&opened.reader).len(), 1600);
+    let before = after.count(Operation::Read);
+    assert_eq!(found(&opened.reader, (1, 100, u64::MAX, Some(200))).len(), 404);
+    assert!(after.count(Operation::Read) > before);
+}
+
+/// A run of all that changes files; returns what it was told is durable.
+fn scenario(disk: &FakeDisk) -> u64 {
+    let mut durable = 0;
+    let Ok(mut opened) = open_at(disk) else { return durable };
+    for number in 0..10 {
+        let mut group = vec![(1, number); 50];
+        group.push((2, number));
+        let _ = append(&mut opened.writer, &request(&group), number);
+        let _ = opened.writer.sync();
+        durable = durable.max(opened.reader.durable().0);
+        if number % 4 == 3 {
+            while seal_one(&mut opened) {}
+        }
+    }
+    while seal_one(&mut opened) {}
+    while merge_one(&mut opened) {}
+    strike(&mut opened);
+    durable
+}
+
+#[test]
+fn any_operation_may_fail_and_the_power_may_go_at_any() {
+    let clean = FakeDisk::new();
+    assert_eq!(scenario(&clean), 10 * 51);
+    let opened = open_at(&clean).unwrap();
+    assert!(opened.reader.sealed().len() < 8 && opened.reader.log_segments() <= 2);
+    drop(opened);
+    let operations = clean.count_all();
+    assert!(operations > 150, "{operations}");
+    for nth in 1..=operations {
+        for (error, lasting) in [
+            (DiskErrorKind::Io, false),
+            (DiskErrorKind::Full, false),
+            // The power goes: nothing after it is done.
+            (DiskErrorKind::Io, true),
+        ] {
+            let context = format!("operation {nth} {error:?} {lasting}");
+            let disk = FakeDisk::new();
+            disk.fail(Fault { operation: None, nth, lasting, error });
+            let durable = scenario(&disk);
+            disk.heal();
+            for after in [disk.crash(), disk.crash_seeded(nth), disk] {
+                let mut opened =
+                    open_at(&after).unwrap_or_else(|failed| panic!("{context}: {failed}"));
+                let last = opened.last_sequence.0;
+                assert!(last >= durable, "{context}: {durable} durable, {last} found");
+                let rows: Vec<u64> = replayed(&opened.reader).into_keys().collect();
+                assert_eq!(rows, (1..=last).collect::<Vec<_>>(), "{context}");
+                // It goes on from there.
+                while seal_one(&mut opened) || merge_one(&mut opened) {}
+                let rows = found(&opened.reader, (1, 1000, u64::MAX, None)).len()
+                    + found(&opened.reader, (2, 1000, u64::MAX, None)).len();
+                assert_eq!(rows as u64, last, "{context}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_the_manifest_does_not_name_is_removed_and_what_it_names_must_be_there() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..100 {
+        append(&mut opened.writer, &request(&[(1, number); 4]), number).unwrap();
+    }
+    opened.writer.sync().unwrap();
+    assert!(seal_one(&mut opened));
+    let directory = Path::new(ROOT).join("history");
+    let named = sealed::path(&directory, opened.reader.sealed()[0].entry().number);
+    // Made, but the power goes before it is named.
+    let unnamed = opened.sealer.seal_next(&mut Unhurried).unwrap().unwrap();
+    let unnamed = sealed::path(&directory, unnamed.file.entry().number);
+    drop(opened);
+    let after = disk.crash();
+    after.open_read(&unnamed).unwrap();
+    drop(open_at(&after).unwrap());
+    assert!(after.open_read(&unnamed).is_err());
+    after.open_read(&named).unwrap();
+    after.remove(&named).unwrap();
+    assert!(matches!(open_at(&after), Err(OpenError::Missing { path }) if path == named));
+    let damaged = disk.crash();
+    damaged.damage(&named, |data| {
+        let last = data.len() - 30;
+        data[last] ^= 1;
+    });
+    assert!(matches!(open_at(&damaged), Err(OpenError::Damaged(_))));
+}
+
+#[test]
+fn a_damaged_segment_is_not_sealed() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..100 {
+        append(&mut opened.writer, &request(&[(1, number); 4]), number).unwrap();
+    }
+    disk.damage(&segment_path(1), |data| data[300] ^= 1);
+    let error = opened.sealer.seal_next(&mut Unhurried).err().unwrap();
+    assert!(error.to_string().contains("is damaged at byte"), "{error}");
+    assert_eq!(opened.reader.sealed().len(), 0);
+}
