@@ -3,7 +3,7 @@
 //! The modules stand in floors; each imports only floors below its own, which
 //! `tests/architecture.rs` holds. Read them from the bottom up:
 //!
-//! 0. words: [`ids`], [`time`], [`limits`], [`metrics`]
+//! 0. words: [`ids`], [`time`], [`limits`], [`priority`], [`metrics`]
 //! 1. meaning: [`value`], [`registry`], [`recency`]
 //! 2. bytes: [`disk`], [`frame`], [`archive`]
 //! 3. stores: [`history`] (the truth), [`online`] (the map), [`checkpoint`] (sled)
@@ -16,6 +16,8 @@ pub mod ids;
 pub mod time;
 
 pub mod limits;
+
+pub mod priority;
 
 pub mod metrics;
 

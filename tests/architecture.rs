@@ -11,7 +11,7 @@ use std::path::Path;
 
 /// The rooms of each floor; a module imports only floors below its own.
 const FLOORS: [&[&str]; 7] = [
-    &["ids", "time", "limits", "metrics"],
+    &["ids", "time", "limits", "priority", "metrics"],
     &["value", "registry", "recency", "window", "transform", "statistics"],
     &["disk", "frame", "archive"],
     &["history", "online", "checkpoint"],
@@ -36,7 +36,7 @@ const fn door(path: &'static str, only_in: &'static [&'static str]) -> Door {
     Door { path, only_in, tests_may: false }
 }
 
-const DOORS: [Door; 15] = [
+const DOORS: [Door; 17] = [
     door("sled", &["checkpoint/"]),
     door("rkyv", &["archive.rs"]),
     Door { path: "std::fs", only_in: &["disk/"], tests_may: true },
@@ -45,6 +45,8 @@ const DOORS: [Door; 15] = [
     Door { path: "std::os::linux::fs", only_in: &["disk/"], tests_may: true },
     Door { path: "std::os::fd", only_in: &["disk/"], tests_may: true },
     Door { path: "rustix::fs", only_in: &["disk/"], tests_may: true },
+    door("thread_priority", &["priority.rs"]),
+    door("rustix::process::nice", &["priority.rs"]),
     door("SystemTime::now", &["time.rs"]),
     door("Instant::now", &["time.rs"]),
     door("Timestamp::now", &["time.rs"]),

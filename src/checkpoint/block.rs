@@ -8,9 +8,10 @@
 use super::Row;
 use crate::ids::ViewId;
 
-/// A block is closed once it holds this much. sled keeps up to 17 neighbours in one page and
-/// reads 16 KiB blocks fastest; see `benches/checkpoint.rs`.
-const FULL_BYTES: usize = 16 << 10;
+/// A block is closed once it holds this much. sled keeps up to 17 neighbours in one page, and a
+/// page must stay small for the reason given at `SEGMENT_BYTES`; what it costs a start is measured
+/// by `benches/checkpoint.rs`.
+const FULL_BYTES: usize = 4 << 10;
 const FORMAT: u8 = 1;
 const CRC_BYTES: usize = 4;
 const HEADER_BYTES: usize = CRC_BYTES + 1 + 4;

@@ -3,13 +3,14 @@
 //! It does not know what is kept there. sled 0.34 panics where it should fail, may hang on damaged
 //! files, keeps its lock for a moment after it was closed, and does not sync what it flushes.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
 use super::load::said;
 use crate::disk::{Disk, DiskError, DiskErrorKind};
+use crate::priority;
 
 /// The least time sled may be silent before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,7 +22,20 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Opens what is at `path`; nothing there is an empty tree. `segment_bytes` is a power of two, and
 /// always the same for one directory.
+///
+/// The threads that sled starts for itself inherit the priority of the one that opens: without one
+/// of their own, writing a checkpoint would take the core from lookups.
 pub(super) fn open(path: &Path, cache_bytes: u64, segment_bytes: usize) -> sled::Result<sled::Db> {
+    thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            priority::idle();
+            open_here(path, cache_bytes, segment_bytes)
+        });
+        opening.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
+fn open_here(path: &Path, cache_bytes: u64, segment_bytes: usize) -> sled::Result<sled::Db> {
     let config = sled::Config::new()
         .path(path)
         .flush_every_ms(None)

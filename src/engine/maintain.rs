@@ -24,6 +24,7 @@ use crate::history::replay::LoggedFrame;
 use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, ViewId};
 use crate::metrics::WritesState;
+use crate::priority;
 use crate::registry::model::Tier;
 use crate::time::{Span, Stopwatch};
 
@@ -88,11 +89,14 @@ impl Maintenance {
     ) -> io::Result<Self> {
         let sealing = Arc::new(sealing);
         let merging = sealing.clone();
+        let (low, idle) = (priority::low, priority::idle);
+        let move_rows = move |stop: &_, progress| move_rows(&shared, stop, &progress);
+        let checkpoint = move |stop: &_, progress| checkpointer.run(stop, &progress);
         let threads = vec![
-            spawn("larder-mover", move |stop, progress| move_rows(&shared, stop, &progress))?,
-            spawn("larder-checkpoint", move |stop, progress| checkpointer.run(stop, &progress))?,
-            spawn("larder-seal", move |stop, _| sealing.run(Work::Seal, stop))?,
-            spawn("larder-merge", move |stop, _| merging.run(Work::Merge, stop))?,
+            spawn("larder-mover", low, move_rows)?,
+            spawn("larder-checkpoint", idle, checkpoint)?,
+            spawn("larder-seal", idle, move |stop, _| sealing.run(Work::Seal, stop))?,
+            spawn("larder-merge", idle, move |stop, _| merging.run(Work::Merge, stop))?,
         ];
         Ok(Self { threads })
     }
@@ -131,14 +135,13 @@ impl Worker {
 
 fn spawn(
     name: &'static str,
+    priority: fn(),
     work: impl FnOnce(&Receiver<()>, Progress) + Send + 'static,
 ) -> io::Result<Worker> {
     let (stop, stopped) = bounded(1);
     let (made, progress) = bounded(1);
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-        if let Err(error) = rustix::process::nice(10) {
-            tracing::debug!(%error, "a maintenance thread keeps its normal priority");
-        }
+        priority();
         work(&stopped, Progress(made));
     })?;
     Ok(Worker { name, stop, thread, progress })
@@ -365,19 +368,19 @@ mod tests {
 
     #[test]
     fn a_thread_that_hangs_is_left_behind_and_one_that_gets_on_is_not() {
-        let hanging = spawn("hangs", |_, progress| {
+        let hanging = spawn("hangs", priority::idle, |_, progress| {
             let _kept = progress;
             loop {
                 thread::park();
             }
         });
         assert!(!hanging.unwrap().stop(Duration::from_millis(50)));
-        let busy = spawn("busy", |stop, progress| {
+        let busy = spawn("busy", priority::idle, |stop, progress| {
             stop.recv().unwrap();
             (0..100_000).for_each(|_| progress.made());
         });
         assert!(busy.unwrap().stop(Duration::from_secs(60)));
-        let ended = spawn("ended", |_, _| {});
+        let ended = spawn("ended", priority::idle, |_, _| {});
         assert!(ended.unwrap().stop(Duration::from_secs(60)));
     }
 }
