@@ -231,7 +231,10 @@ impl DiskTier {
         sequence: Sequence,
         state: TierState,
     ) -> Room {
-        self.overlay.put(cold::key_of(view, key).into(), sequence, state);
+        // Beside a rebuild a state may gain a row far older than its newest: nothing is covered
+        // before all that was put meanwhile was moved.
+        let since = if self.is_rebuilding() { Sequence::ZERO } else { sequence };
+        self.overlay.put(cold::key_of(view, key).into(), (since, sequence), state);
         if self.is_over() { Room::Full } else { Room::Left }
     }
 
@@ -405,7 +408,8 @@ impl DiskTier {
         destroyed
     }
 
-    /// Says that every row of history was put again. The next move leaves its mark.
+    /// Says that every row of history was put again. Moves leave their mark again as soon as all of
+    /// it has been moved.
     pub fn finish_rebuild(&self) {
         self.rebuilding.store(false, Ordering::SeqCst);
     }

@@ -19,6 +19,8 @@ const ENTRY_BYTES: usize = 96;
 pub(super) struct Waiting {
     pub(super) sequence: Sequence,
     pub(super) state: Option<Arc<[u8]>>,
+    /// A sequence at or below that of each row which this put brought in.
+    since: Sequence,
     /// Which put it was.
     ticket: u64,
 }
@@ -55,9 +57,16 @@ impl Overlay {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    pub(super) fn put(&self, key: Arc<[u8]>, sequence: Sequence, state: Option<Arc<[u8]>>) {
+    /// Puts the state of `key`, whose newest row has `sequence`. What it has beyond the last put is
+    /// of rows from `since` on, or of any if that is zero.
+    pub(super) fn put(
+        &self,
+        key: Arc<[u8]>,
+        (since, sequence): (Sequence, Sequence),
+        state: Option<Arc<[u8]>>,
+    ) {
         let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let waiting = Waiting { sequence, state, ticket };
+        let waiting = Waiting { sequence, state, since, ticket };
         self.bytes.fetch_add(bytes_of(&key, &waiting), Ordering::Relaxed);
         let rows = self.rows.pin();
         match rows.insert(Arc::clone(&key), waiting) {
@@ -65,7 +74,7 @@ impl Overlay {
             Some(before) => {
                 self.bytes.fetch_sub(bytes_of(&key, before), Ordering::Relaxed);
             }
-            None => self.enqueue(sequence, key),
+            None => self.enqueue(since, key),
         }
     }
 
@@ -89,7 +98,8 @@ impl Overlay {
     }
 
     /// The cold store has this row: it leaves, unless it was replaced meanwhile. Then all that is
-    /// known of the first put not moved is that it came after this one.
+    /// known of the first put not moved is that it came after this one, and if this one could bring
+    /// any row, that one may have too.
     pub(super) fn done(&self, row: Taken) {
         let rows = self.rows.pin();
         let moved = |_: &Arc<[u8]>, now: &Waiting| now.ticket == row.waiting.ticket;
@@ -98,7 +108,13 @@ impl Overlay {
             Ok(Some((key, waiting))) => {
                 self.bytes.fetch_sub(bytes_of(key, waiting), Ordering::Relaxed);
             }
-            Err(_) => self.enqueue(row.waiting.sequence.next(), row.key),
+            Err(_) => {
+                let since = match row.waiting.since {
+                    Sequence::ZERO => Sequence::ZERO,
+                    since => since.next(),
+                };
+                self.enqueue(since, row.key);
+            }
         }
     }
 
