@@ -79,7 +79,7 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened
         None => create_store(disk.as_ref(), root, &directory)?,
     };
     check_chain(&manifest, root)?;
-    remove_rubbish(disk.as_ref(), &directory, &manifest)?;
+    remove_rubbish(disk.as_ref(), root, &directory, &manifest)?;
     let place = Place { disk: disk.as_ref(), root, directory: &directory, options };
     let tail = match manifest.segments.last() {
         Some(entry) => place.recover_last(entry, &manifest)?,
@@ -193,21 +193,21 @@ fn check_chain(manifest: &Manifest, root: &Path) -> Result<(), OpenError> {
 
 /// Removes files of ours that the manifest does not name. One behind the last named segment that
 /// holds frames is no rubbish: then the manifest is not the latest one.
-fn remove_rubbish(disk: &dyn Disk, directory: &Path, manifest: &Manifest) -> Result<(), OpenError> {
+fn remove_rubbish(
+    disk: &dyn Disk,
+    root: &Path,
+    directory: &Path,
+    manifest: &Manifest,
+) -> Result<(), OpenError> {
     let newest = manifest.segments.last().map_or(Sequence::ZERO, |entry| entry.first);
-    let mut removed = false;
+    let (mut unfinished, mut unnamed) = (Vec::new(), Vec::new());
     for entry in disk.list(directory)? {
         let path = directory.join(&entry.name);
-        let whole = entry.name.strip_suffix(".tmp");
-        let unfinished = whole.is_some_and(|name| {
-            segment::first_of_name(name).is_some() || sealed::number_of_name(name).is_some()
-        });
         if let Some(number) = sealed::number_of_name(&entry.name) {
-            if manifest.sealed.iter().any(|named| named.number == number) {
-                continue;
+            if manifest.sealed.iter().all(|named| named.number != number) {
+                unnamed.push(path);
             }
-        } else if !unfinished {
-            let Some(first) = segment::first_of_name(&entry.name) else { continue };
+        } else if let Some(first) = segment::first_of_name(&entry.name) {
             if manifest.segments.iter().any(|named| named.first == first) {
                 continue;
             }
@@ -215,11 +215,25 @@ fn remove_rubbish(disk: &dyn Disk, directory: &Path, manifest: &Manifest) -> Res
                 let reason = "holds frames, but the manifest does not name it".to_owned();
                 return Err(Damage { path, offset: 0, reason }.into());
             }
+            unnamed.push(path);
+        } else if entry.name.strip_suffix(".tmp").is_some_and(|name| {
+            segment::first_of_name(name).is_some() || sealed::number_of_name(name).is_some()
+        }) {
+            unfinished.push(path);
         }
-        disk::remove_if_there(disk, &path)?;
-        removed = true;
     }
-    if removed {
+    for path in &unfinished {
+        disk::remove_if_there(disk, path)?;
+    }
+    if !unnamed.is_empty() {
+        // The last run may have ended before the name of this manifest was durable. The one on the
+        // device may still name these files: they go only once it cannot come back.
+        manifest.save(disk, root)?;
+    }
+    for path in &unnamed {
+        disk::remove_if_there(disk, path)?;
+    }
+    if unfinished.len() + unnamed.len() > 0 {
         disk.sync_dir(directory)?;
     }
     Ok(())

@@ -272,3 +272,41 @@ fn a_damaged_segment_is_not_sealed() {
     assert!(error.to_string().contains("is damaged at byte"), "{error}");
     assert_eq!(opened.reader.sealed().len(), 0);
 }
+
+/// A process that died when the manifest which names a merged file in the place of others was
+/// renamed and not yet durable; the machine runs on.
+fn merged_but_not_durably() -> (FakeDisk, u64) {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..10 {
+        append(&mut opened.writer, &request(&[(1, number); 50]), number).unwrap();
+    }
+    opened.writer.sync().unwrap();
+    while seal_one(&mut opened) {}
+    let made = opened.sealer.merge_next(&mut Unhurried).unwrap().unwrap();
+    let operation = Some(Operation::SyncDir);
+    disk.fail(Fault { operation, nth: 1, lasting: false, error: DiskErrorKind::Io });
+    let named = opened.writer.name_sealed(made.file.entry(), &made.replaces);
+    assert!(matches!(named, Err(WriteError::Failed(_))), "{named:?}");
+    let last = opened.reader.durable().0;
+    (disk, last)
+}
+
+#[test]
+fn what_a_merge_replaced_stays_until_the_manifest_that_strikes_it_is_durable() {
+    let mut nth = 0;
+    loop {
+        nth += 1;
+        let (disk, last) = merged_but_not_durably();
+        disk.fail(Fault { operation: None, nth, lasting: true, error: DiskErrorKind::Io });
+        let opened = open_at(&disk).is_ok();
+        let after = disk.crash();
+        let found = open_at(&after).unwrap_or_else(|error| panic!("operation {nth}: {error}"));
+        let rows: Vec<u64> = replayed(&found.reader).into_keys().collect();
+        assert_eq!(rows, (1..=last).collect::<Vec<_>>(), "operation {nth}");
+        if opened {
+            assert!(nth > 10, "only {nth} operations");
+            return;
+        }
+    }
+}
