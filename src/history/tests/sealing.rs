@@ -310,3 +310,27 @@ fn what_a_merge_replaced_stays_until_the_manifest_that_strikes_it_is_durable() {
         }
     }
 }
+
+#[test]
+fn a_start_whose_log_has_all_it_needs_reads_no_sealed_file() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..12 {
+        append(&mut opened.writer, &request(&[(1, number); 50]), number).unwrap();
+    }
+    let covers = opened.reader.written();
+    let control = ControlSnapshot { covers, bytes: b"c".as_slice().into() };
+    opened.writer.save_control(control).unwrap();
+    while seal_one(&mut opened) || merge_one(&mut opened) {}
+    let merged = opened.reader.sealed()[0].entry();
+    let middle = Sequence(merged.last.0 / 2);
+    let struck = opened.writer.strike_segments(middle).unwrap();
+    opened.reader.forget_segments(*struck.last().unwrap());
+    let before = disk.count(Operation::Read);
+    let replay = opened.reader.replay_after(middle);
+    assert!(replay.log_begins() > Sequence(1) && replay.log_begins() <= middle.next());
+    let none = replay.rows_before_log(|_, row| panic!("row {} is in the log", row.sequence));
+    none.map_err(|error: ReadError| error.to_string()).unwrap();
+    assert_eq!(disk.count(Operation::Read), before);
+    assert_eq!(replayed(&opened.reader).len() as u64, covers.0);
+}
