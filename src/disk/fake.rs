@@ -45,6 +45,7 @@ struct State {
     directories: BTreeSet<PathBuf>,
     locked: BTreeSet<PathBuf>,
     faults: Vec<Fault>,
+    free: Option<u64>,
     counts: BTreeMap<String, u64>,
 }
 
@@ -141,6 +142,11 @@ impl FakeDisk {
     /// Forgets every fault.
     pub fn heal(&self) {
         self.lock().faults.clear();
+    }
+
+    /// Makes the disk say that this is what is free.
+    pub fn say_free(&self, bytes: u64) {
+        self.lock().free = Some(bytes);
     }
 
     /// How often an operation was asked for.
@@ -350,6 +356,15 @@ impl Disk for FakeDisk {
             }
         }
         Ok(())
+    }
+
+    fn free(&self, directory: &Path) -> Result<u64, DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Free, directory)?;
+        if !state.directories.contains(directory) {
+            return Err(DiskError::new(Operation::Free, directory, Errno::NOENT));
+        }
+        Ok(state.free.unwrap_or(u64::MAX))
     }
 
     fn lock_exclusive(&self, path: &Path) -> Result<DiskLock, DiskError> {

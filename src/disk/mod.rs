@@ -73,6 +73,13 @@ pub trait Disk: Send + Sync {
     /// The operating system's.
     fn sync_dir(&self, path: &Path) -> Result<(), DiskError>;
 
+    /// Bytes that can still be written to the file system of a directory; the greatest number where
+    /// it does not say.
+    ///
+    /// # Errors
+    /// The operating system's.
+    fn free(&self, directory: &Path) -> Result<u64, DiskError>;
+
     /// Creates the file if needed and locks it for this process alone until the lock is dropped.
     ///
     /// # Errors
@@ -293,6 +300,8 @@ pub enum Operation {
     CreateDir,
     /// Locking.
     Lock,
+    /// Asking for free space.
+    Free,
 }
 
 impl fmt::Display for Operation {
@@ -313,6 +322,7 @@ impl fmt::Display for Operation {
             Self::List => "list",
             Self::CreateDir => "create directory",
             Self::Lock => "lock",
+            Self::Free => "get free space of",
         })
     }
 }
@@ -398,6 +408,9 @@ mod tests {
         file.sync_data().unwrap();
         file.drop_cache().unwrap();
         assert_eq!(read_whole(disk, &path).unwrap(), b"\0\0\0he");
+
+        assert!(disk.free(&dir).unwrap() > 0);
+        assert!(disk.free(&dir.join("none")).is_err());
 
         replace(disk, &dir.join("whole"), b"one").unwrap();
         replace(disk, &dir.join("whole"), b"two").unwrap();

@@ -106,6 +106,16 @@ impl Disk for RealDisk {
             .map_err(|error| DiskError::new(Operation::SyncDir, path, error))
     }
 
+    fn free(&self, directory: &Path) -> Result<u64, DiskError> {
+        let about = rustix::fs::statvfs(directory)
+            .map_err(|error| DiskError::new(Operation::Free, directory, error))?;
+        // A file system without a size of its own counts no blocks.
+        Ok(match about.f_blocks {
+            0 => u64::MAX,
+            _ => about.f_bavail.saturating_mul(about.f_frsize),
+        })
+    }
+
     fn lock_exclusive(&self, path: &Path) -> Result<DiskLock, DiskError> {
         let refuse = |error| DiskError::new(Operation::Lock, path, error);
         let mut options = File::options();

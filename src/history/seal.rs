@@ -15,6 +15,7 @@ use super::sealed::{
     self, Blocks, BuildError, Builder, Head, RowIn, Scan, SealedEntry, SealedFile,
 };
 use super::segment::Segment;
+use super::writer::SEGMENT_BYTES_MAX;
 use crate::archive::RowRef;
 use crate::disk::{self, Disk, DiskFile};
 use crate::ids::{Sequence, ViewId};
@@ -22,6 +23,9 @@ use crate::time::{ArrivalTime, EventTime};
 
 /// Files of about one size that are merged into one.
 const MERGED: usize = 8;
+
+/// What a merge leaves free on the disk: the next segments of the log.
+const LEFT_FREE: u64 = SEGMENT_BYTES_MAX;
 
 /// Makes sealed files.
 pub struct Sealer {
@@ -67,16 +71,27 @@ impl Sealer {
     /// Merges files of about one size that follow one another, if there are many; none if not.
     ///
     /// # Errors
-    /// The disk failed, a file is damaged, or the work was to be given up.
+    /// The disk failed or has no room, a file is damaged, or the work was to be given up.
     pub fn merge_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
         let files = self.history.sealed();
         let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
         let Some(run) = to_merge(&sizes) else { return Ok(None) };
+        self.find_room(sizes[run.clone()].iter().sum())?;
         let files = &files[run];
         let replaces = files.iter().map(|file| file.entry().number).collect();
         let (first, last) = (files[0].entry().first, files[files.len() - 1].entry().last);
         let file = self.make((first, last), pace, |builder| merge(files, builder))?;
         Ok(Some(Made { file, replaces }))
+    }
+
+    /// A merged file stands beside those it replaces until it counts. A disk that it filled up would
+    /// refuse writes, again and again.
+    fn find_room(&self, needed: u64) -> Result<(), BuildError> {
+        let free = self.disk.free(&self.directory)?;
+        match free.checked_sub(needed) {
+            Some(left) if left >= LEFT_FREE => Ok(()),
+            _ => Err(BuildError::NoRoom { needed, free, kept: LEFT_FREE }),
+        }
     }
 
     /// Removes the file with this number, which the manifest does not name. What cannot be removed

@@ -42,6 +42,16 @@ pub enum BuildError {
     /// The file that was just written cannot be read back.
     #[error("sealed file cannot be read back: {0}")]
     ReadBack(String),
+    /// The file would leave the log too little room on the disk.
+    #[error("merging needs {needed} bytes of disk; {free} are free, {kept} of them for the log")]
+    NoRoom {
+        /// About its length.
+        needed: u64,
+        /// What is free.
+        free: u64,
+        /// What must stay free.
+        kept: u64,
+    },
     /// The work was to be given up.
     #[error("interrupted")]
     Interrupted,

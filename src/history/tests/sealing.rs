@@ -334,3 +334,22 @@ fn a_start_whose_log_has_all_it_needs_reads_no_sealed_file() {
     assert_eq!(disk.count(Operation::Read), before);
     assert_eq!(replayed(&opened.reader).len() as u64, covers.0);
 }
+
+#[test]
+fn a_merge_that_would_fill_the_disk_waits_for_room() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..12 {
+        append(&mut opened.writer, &request(&[(1, number); 50]), number).unwrap();
+    }
+    while seal_one(&mut opened) {}
+    let needed: u64 = opened.reader.sealed()[..8].iter().map(|file| file.entry().bytes).sum();
+    let room = crate::history::writer::SEGMENT_BYTES_MAX + needed;
+    disk.say_free(room - 1);
+    let created = disk.count(Operation::Create);
+    let error = opened.sealer.merge_next(&mut Unhurried).err().unwrap();
+    assert!(error.to_string().contains(&format!("{} are free", room - 1)), "{error}");
+    assert_eq!(disk.count(Operation::Create), created, "nothing was written");
+    disk.say_free(room);
+    assert!(merge_one(&mut opened));
+}
