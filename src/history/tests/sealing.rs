@@ -4,11 +4,14 @@
 //! They do not know the bytes of a sealed file; `sealed` tests those.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use super::as_of::{Asked, Kept, found, naive};
 use super::*;
+use crate::archive::RowRef;
 use crate::disk::fake::Fault;
 use crate::disk::{DiskErrorKind, Operation};
+use crate::history::as_of::{RowAt, Visit};
 use crate::history::seal::Made;
 use crate::history::sealed;
 
@@ -352,4 +355,86 @@ fn a_merge_that_would_fill_the_disk_waits_for_room() {
     assert_eq!(disk.count(Operation::Create), created, "nothing was written");
     disk.say_free(room);
     assert!(merge_one(&mut opened));
+}
+
+/// The newest row that has each of the wanted features, as the engine looks for them.
+struct Newest {
+    missing: Vec<Slot>,
+    found: BTreeMap<u16, (i64, u64)>,
+}
+
+impl Visit for Newest {
+    fn row(&mut self, row: RowAt<'_>) -> ControlFlow<()> {
+        let cells = RowRef::access(row.archive).unwrap();
+        let has = |slot: &Slot| cells.has(usize::from(slot.0));
+        for slot in self.missing.iter().filter(|slot| has(slot)) {
+            self.found.insert(slot.0, (row.event_time.micros(), row.sequence.0));
+        }
+        self.missing.retain(|slot| !has(slot));
+        if self.missing.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn missing(&self) -> Option<&[Slot]> {
+        (!self.missing.is_empty()).then_some(&self.missing)
+    }
+}
+
+/// A row of a view that gains features as it goes, most of which the row does not have.
+fn sparse_row(random: &mut Random, slots: usize) -> (Vec<bool>, Vec<u8>) {
+    let layout = Layout::new((0..slots).map(|_| FeatureType::Scalar(ScalarType::Int64)));
+    let has: Vec<bool> = (0..slots).map(|_| random.below(4) == 0).collect();
+    let (mut encoder, mut archive) = (Encoder::default(), Vec::new());
+    encoder.start(&layout);
+    for slot in (0..slots).filter(|slot| has[*slot]) {
+        encoder.set(&layout, Slot(slot as u16), CellRef::Value(ValueRef::Int64(7)));
+    }
+    encoder.finish_row(&mut archive);
+    (has, archive)
+}
+
+#[test]
+fn the_newest_of_each_feature_is_found_wherever_its_row_is() {
+    for seed in 0..20 {
+        let mut random = Random::seeded(seed);
+        let mut opened = open_at(&FakeDisk::new()).unwrap();
+        // Key, event time, sequence, arrival, features.
+        let mut all: Vec<(u8, i64, u64, i64, Vec<bool>)> = Vec::new();
+        for group in 0..400 {
+            let mut builder = RequestBuilder::new(None).unwrap();
+            let first = opened.reader.written().0 + 1;
+            for row in 0..random.below(6) + 1 {
+                let (has, archive) = sparse_row(&mut random, 2 + group as usize / 40);
+                let (key, time) = (random.below(3) as u8, group / 2 + random.below(30) as i64);
+                let event_time = EventTime::from_micros(time);
+                builder.row(&Row { view: VIEW, event_time, key: &[key], archive: &archive });
+                all.push((key, time, first + row, group, has));
+            }
+            append(&mut opened.writer, &builder.finish().unwrap(), group).unwrap();
+            match random.below(12) {
+                0..6 => drop(seal_one(&mut opened)),
+                6..8 => drop(merge_one(&mut opened)),
+                _ => {}
+            }
+            let (key, time, upto, known_at) = random_ask(&mut random, all.len());
+            let (key, time) = (key % 4, time % 240);
+            let missing: Vec<Slot> =
+                (0..random.below(4) + 1).map(|_| Slot(random.below(13) as u16)).collect();
+            let mut expected = BTreeMap::new();
+            for (row_key, event_time, sequence, arrival, has) in &all {
+                let seen = *row_key == key && *event_time <= time && *sequence <= upto;
+                if !seen || known_at.is_some_and(|known_at| *arrival > known_at) {
+                    continue;
+                }
+                for slot in missing.iter().filter(|s| has.get(usize::from(s.0)) == Some(&true)) {
+                    let newest = expected.entry(slot.0).or_insert((i64::MIN, 0));
+                    *newest = (*newest).max((*event_time, *sequence));
+                }
+            }
+            let as_of = opened.reader.as_of(Sequence(upto), known_at.map(at)).unwrap();
+            let mut newest = Newest { missing, found: BTreeMap::new() };
+            as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut newest).unwrap();
+            assert_eq!(newest.found, expected, "seed {seed} group {group}");
+        }
+        assert!(!opened.reader.sealed().is_empty(), "seed {seed}");
+    }
 }
