@@ -33,6 +33,8 @@ mod definitions;
 
 pub mod logging;
 
+mod open_files;
+
 /// The addresses a server listens on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bound {
@@ -91,11 +93,12 @@ pub struct StartOptions {
 /// # Errors
 /// The server cannot start; see [`ServeError`]. Once it is ready it only ends well.
 pub fn run(
-    config: Config,
+    mut config: Config,
     options: StartOptions,
     started: impl FnOnce(&Bound),
     ready: impl FnOnce(&Bound, Arc<Engine>) + Send + 'static,
 ) -> Result<(), ServeError> {
+    config.limits.connections = open_files::leave_room(config.limits.connections);
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = config.server.worker_threads {
         builder.worker_threads(threads);
