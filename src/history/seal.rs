@@ -84,8 +84,8 @@ impl Sealer {
         Ok(Some(Made { file, replaces }))
     }
 
-    /// A merged file stands beside those it replaces until it counts. A disk that it filled up would
-    /// refuse writes, again and again.
+    /// A merged file stands beside those it replaces until it counts. A disk that it filled up
+    /// would refuse writes, again and again.
     fn find_room(&self, needed: u64) -> Result<(), BuildError> {
         let free = self.disk.free(&self.directory)?;
         match free.checked_sub(needed) {
