@@ -21,6 +21,8 @@ mod build;
 
 mod cursor;
 
+mod lane;
+
 mod scan;
 
 mod words;
@@ -34,6 +36,7 @@ pub use cursor::Cursor;
 pub use entry::{RowIn, SealedEntry, name_of, number_of_name, path};
 pub use file::{OpenSealedError, SealedFile};
 pub use footer::{Head, HeadError, MAGIC, SectionFacts};
+pub use lane::{Lane, Walk};
 pub use scan::Scan;
 pub use words::describe;
 

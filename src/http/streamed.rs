@@ -1,0 +1,163 @@
+//! An answer that is sent while it is made, by a thread that answers no lookups.
+//!
+//! It does not know what is in it.
+
+use std::io::{self, Write};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::BoxError;
+use axum::body::Body;
+use bytes::Bytes;
+use hyper::body::{Body as HttpBody, Frame};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::engine::error::Problem;
+use crate::http::aside::off_the_lookups;
+use crate::http::call::AnswerBody;
+
+/// Bytes of one piece.
+const PIECE_BYTES: usize = 256 << 10;
+/// Pieces that wait until the caller takes them.
+const PIECES: usize = 4;
+
+type Piece = Result<Bytes, BoxError>;
+
+/// The last piece: an answer that just stops is not whole.
+const END: Bytes = Bytes::new();
+
+/// Has `make` write an answer; returns as soon as the first of it is there.
+///
+/// # Errors
+/// What `make` says, if that is before anything was sent. What it says later breaks the answer off,
+/// which the caller sees: it lacks its end.
+pub(super) async fn make(
+    make: impl FnOnce(Pieces) -> Result<(), Problem> + Send + 'static,
+) -> Result<AnswerBody, Problem> {
+    let (sender, mut receiver) = channel::<Piece>(PIECES);
+    let ends = sender.clone();
+    let pieces = Pieces { sender, piece: Vec::with_capacity(PIECE_BYTES) };
+    let making = tokio::spawn(off_the_lookups(move || {
+        let made = make(pieces);
+        // Where nothing was sent yet, the problem itself is the answer.
+        let _ = ends.blocking_send(made.clone().map(|()| END).map_err(Into::into));
+        made
+    }));
+    match receiver.recv().await {
+        Some(Ok(first)) if !first.is_empty() => {
+            let rest = Rest { first: Some(first), receiver };
+            Ok(AnswerBody::Right(Body::new(rest)))
+        }
+        _ => match making.await {
+            Ok(made) => made.map(|()| AnswerBody::Right(Body::empty())),
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        },
+    }
+}
+
+/// Where the answer is written.
+pub(super) struct Pieces {
+    sender: Sender<Piece>,
+    piece: Vec<u8>,
+}
+
+impl Pieces {
+    fn send(&mut self) -> io::Result<()> {
+        let piece = std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE_BYTES));
+        let sent = self.sender.blocking_send(Ok(piece.into()));
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the caller has gone"))
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE_BYTES - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == PIECE_BYTES {
+            self.send()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.piece.is_empty() { Ok(()) } else { self.send() }
+    }
+}
+
+/// The answer as it is made.
+struct Rest {
+    first: Option<Bytes>,
+    receiver: Receiver<Piece>,
+}
+
+impl HttpBody for Rest {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        self.receiver.poll_recv(context).map(|piece| match piece {
+            Some(Ok(piece)) if piece.is_empty() => None,
+            Some(piece) => Some(piece.map(Frame::data)),
+            None => Some(Err("the answer broke off".into())),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+    use crate::metrics::Code;
+
+    fn failed() -> Problem {
+        Problem::new(Code::Internal, "on purpose")
+    }
+
+    #[tokio::test]
+    async fn what_is_written_arrives_and_a_failure_breaks_it_off() {
+        let long = vec![7; 5 * PIECE_BYTES + 3];
+        let written = long.clone();
+        let whole = make(move |mut pieces| {
+            pieces.write_all(&written).and_then(|()| pieces.flush()).map_err(|_| failed())
+        });
+        let found = whole.await.unwrap().collect().await.unwrap().to_bytes();
+        assert_eq!(found.as_ref(), long);
+        let broken = make(move |mut pieces| {
+            pieces.write_all(&long).map_err(|_| failed())?;
+            Err(failed())
+        });
+        assert!(broken.await.unwrap().collect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_failure_before_anything_was_sent_is_the_answer() {
+        let refused = make(|mut pieces| {
+            pieces.write_all(b"not much").map_err(|_| failed())?;
+            Err(failed())
+        });
+        assert_eq!(refused.await.unwrap_err(), failed());
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_goes_ends_the_work() {
+        let (said, heard) = std::sync::mpsc::channel();
+        let endless = make(move |mut pieces| {
+            loop {
+                if let Err(error) = pieces.write_all(&[0; PIECE_BYTES]) {
+                    said.send(error.kind()).unwrap();
+                    return Err(failed());
+                }
+            }
+        });
+        drop(endless.await.unwrap());
+        let heard = tokio::task::spawn_blocking(move || heard.recv().unwrap()).await;
+        assert_eq!(heard.unwrap(), io::ErrorKind::BrokenPipe);
+    }
+}
