@@ -116,7 +116,9 @@ mod tests {
     use crate::engine::lookup::Outcome;
     use crate::ids::Slot;
     use crate::time::{EventTime, Stopwatch};
-    use crate::value::cell::ArrayBuilder;
+    use crate::recency::Status;
+    use crate::value::cell::{ArrayBuilder, ValueRef};
+    use crate::value::types::{FeatureType, ScalarType};
 
     fn column(name: &str, feature_type: &str) -> Column {
         Column {

@@ -72,8 +72,8 @@ fn random_store(random: &mut Random) -> Opened {
                 _ => group + random.below(3) as i64,
             };
             let view = ViewId(1 + (random.below(8) == 0) as u32);
-            let key = &[b"key a", b"key b", b"key bb", b"k\0\0\0c", b"other"]
-                [random.below(5) as usize][..];
+            let keys: [&[u8]; 5] = [b"key a", b"key b", b"key bb", b"k\0\0\0c", b"other"];
+            let key = keys[random.below(5) as usize];
             let archive = partial(random, group);
             let event_time = EventTime::from_micros(time);
             builder.row(&Row { view, event_time, key, archive: &archive });
@@ -151,7 +151,7 @@ fn a_sweep_reads_each_block_once_and_leaves_the_cache_alone() {
     let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
     let bytes: u64 = opened.reader.sealed().iter().map(|file| file.entry().bytes).sum();
     let blocks = bytes.div_ceil(16 << 10);
-    let mut read = |asked: &mut dyn Iterator<Item = (u8, i64)>| {
+    let read = |asked: &mut dyn Iterator<Item = (u8, i64)>| {
         let before = disk.count(Operation::Read);
         let mut sweep = as_of.sweep(VIEW);
         for (key, time) in asked {
