@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use crate::engine::lookup::Outcome;
     use crate::ids::Slot;
-    use crate::time::{EventTime, Stopwatch};
     use crate::recency::Status;
+    use crate::time::{EventTime, Stopwatch};
     use crate::value::cell::{ArrayBuilder, ValueRef};
     use crate::value::types::{FeatureType, ScalarType};
 

@@ -2,6 +2,7 @@
 //!
 //! It does not know what is in it.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -14,7 +15,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::engine::error::Problem;
 use crate::http::aside::off_the_lookups;
-use crate::http::call::AnswerBody;
+use crate::http::call::{AnswerBody, whole};
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -45,8 +46,15 @@ pub(super) async fn make(
     }));
     match receiver.recv().await {
         Some(Ok(first)) if !first.is_empty() => {
-            let rest = Rest { first: Some(first), receiver };
-            Ok(AnswerBody::Right(Body::new(rest)))
+            // A short answer is sent as a whole, and says how long it is.
+            let next = if first.len() < PIECE_BYTES { receiver.recv().await } else { None };
+            match next {
+                Some(Ok(end)) if end.is_empty() => Ok(whole(first)),
+                next => {
+                    let ready = [Some(Ok(first)), next].into_iter().flatten().collect();
+                    Ok(AnswerBody::Right(Body::new(Rest { ready, receiver })))
+                }
+            }
         }
         _ => match making.await {
             Ok(made) => made.map(|()| AnswerBody::Right(Body::empty())),
@@ -86,7 +94,7 @@ impl Write for Pieces {
 
 /// The answer as it is made.
 struct Rest {
-    first: Option<Bytes>,
+    ready: VecDeque<Piece>,
     receiver: Receiver<Piece>,
 }
 
@@ -98,10 +106,11 @@ impl HttpBody for Rest {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(Frame::data(first))));
-        }
-        self.receiver.poll_recv(context).map(|piece| match piece {
+        let polled = match self.ready.pop_front() {
+            Some(piece) => Poll::Ready(Some(piece)),
+            None => self.receiver.poll_recv(context),
+        };
+        polled.map(|piece| match piece {
             Some(Ok(piece)) if piece.is_empty() => None,
             Some(piece) => Some(piece.map(Frame::data)),
             None => Some(Err("the answer broke off".into())),

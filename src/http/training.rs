@@ -44,39 +44,10 @@ struct TrainingQuery {
 
 /// Answers the read. It has no deadline: it ends when the caller goes.
 pub(super) async fn answer(mut call: Call) -> Answered {
-    let deadline = call.deadline()?;
-    let query: TrainingQuery = call.query()?;
     let engine = Arc::clone(call.engine()?);
-    let names_asked = words(query.feature_names.as_deref());
-    let include = words(query.include.as_deref()).unwrap_or_default();
-    let said = Said {
-        entity_type: query.entity_type.as_deref(),
-        feature_names: names_asked.as_deref(),
-        service: query.service.as_deref(),
-        include: &include,
-        min_sequence: query.min_sequence,
-        time_unit: query.time_unit.as_deref(),
-        ..Said::default()
-    };
-    let wanted = Wanted::new(said, engine.limits())?;
-    lookup::wait_for(&engine, wanted.min_sequence, deadline).await?;
-    let project = call.project(&engine.registry())?;
-    let training = Training {
-        plan: wanted.plan(&engine, project, Purpose::AsOf)?,
-        of_service: query.service.is_some(),
-        labels: LabelOptions {
-            timestamp: query.timestamp.clone(),
-            time_unit: wanted.time_unit,
-            keys: query.entity_map.as_deref().map(key_columns).transpose()?.unwrap_or_default(),
-        },
-        // As all answers, unless it is said otherwise.
-        names: query.names.as_deref().map_or(Ok(Names::Reference), names)?,
-        include: wanted.include,
-        known: known(&query)?,
-    };
     let body = call.streamed_body()?;
-    let (turn, spool) = match admit(&call, &engine).await {
-        Ok(admitted) => admitted,
+    let (training, turn, spool) = match prepare(&call, &engine).await {
+        Ok(prepared) => prepared,
         Err(problem) => {
             refuse_unread(&call.head.headers, body);
             return Err(problem);
@@ -92,6 +63,44 @@ pub(super) async fn answer(mut call: Call) -> Answered {
     let media_type = HeaderValue::from_static(Format::Parquet.media_type());
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     Ok(response)
+}
+
+/// All that can be refused before the upload.
+async fn prepare(
+    call: &Call,
+    engine: &Arc<Engine>,
+) -> Result<(Training, TrainingTurn, Spool), Problem> {
+    let deadline = call.deadline()?;
+    let query: TrainingQuery = call.query()?;
+    let names_asked = words(query.feature_names.as_deref());
+    let include = words(query.include.as_deref()).unwrap_or_default();
+    let said = Said {
+        entity_type: query.entity_type.as_deref(),
+        feature_names: names_asked.as_deref(),
+        service: query.service.as_deref(),
+        include: &include,
+        min_sequence: query.min_sequence,
+        time_unit: query.time_unit.as_deref(),
+        ..Said::default()
+    };
+    let wanted = Wanted::new(said, engine.limits())?;
+    lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
+    let project = call.project(&engine.registry())?;
+    let training = Training {
+        plan: wanted.plan(engine, project, Purpose::AsOf)?,
+        of_service: query.service.is_some(),
+        labels: LabelOptions {
+            timestamp: query.timestamp.clone(),
+            time_unit: wanted.time_unit,
+            keys: query.entity_map.as_deref().map_or(Ok(Vec::new()), key_columns)?,
+        },
+        // As in all answers, unless it is said otherwise.
+        names: query.names.as_deref().map_or(Ok(Names::Reference), names)?,
+        include: wanted.include,
+        known: known(&query)?,
+    };
+    let (turn, spool) = admit(call, engine).await?;
+    Ok((training, turn, spool))
 }
 
 /// Whether the upload may begin, and where it goes.

@@ -118,7 +118,7 @@ fn training_sets(door: &mut Door) {
     ]);
     let asked = "feature_names=user_profile:age&entity_map=user%3Dcustomer&timestamp=when";
     let headers = [PARQUET, ("accept", PARQUET.1)];
-    let mut made = |door: &mut Door, more: &str| {
+    let made = |door: &mut Door, more: &str| {
         let target = format!("{HISTORICAL}?{asked}{more}");
         door.ask("POST", &target, &headers, &parquet(&labels))
     };

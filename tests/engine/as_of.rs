@@ -336,7 +336,10 @@ impl Store {
         known_at: Option<ArrivalTime>,
     ) {
         let labels = labels(self.table.join_keys, pairs);
-        for known in [known_at.map_or(Known::Now, Known::At), Known::AtLabelTime] {
+        let arrivals_known = accepted.rows.values().flatten().any(|r| r.arrival > ArrivalTime::MIN);
+        let at_label_time = arrivals_known.then_some(Known::AtLabelTime);
+        let then = known_at.map_or(Known::Now, Known::At);
+        for known in [then].into_iter().chain(at_label_time) {
             let training = Training {
                 plan: self.plan(Purpose::AsOf),
                 of_service: false,

@@ -61,10 +61,13 @@ pub(crate) fn train(
     let turn = engine.begin_training()?;
     engine.train(&turn, training, file, &mut out, &|_, _| {})?;
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(out));
-    let reader = reader.expect("Parquet").build().expect("Parquet");
-    let schema = arrow::record_batch::RecordBatchReader::schema(&reader);
+    let reader = reader.expect("Parquet");
+    let schema = reader.schema().clone();
+    let reader = reader.build().expect("Parquet");
     let batches: Vec<RecordBatch> = reader.map(|batch| batch.expect("Parquet")).collect();
-    Ok(concat_batches(&schema, &batches).expect("batches of one schema"))
+    let made = concat_batches(&schema, &batches).expect("batches of one schema");
+    // The batches themselves do not have what the file says of itself.
+    Ok(made.with_schema(schema).expect("its schema"))
 }
 
 const DEFINITIONS: &str = r#"
