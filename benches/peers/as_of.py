@@ -21,6 +21,7 @@ ENTITIES = 100_000
 DAYS = 90
 FEATURES = ["f0", "f1", "f2", "f3"]
 FEW_LABELS = 10_000
+OPEN_ROWS = 1_000_000  # no more fit into a segment of the log
 START = 1_735_689_600_000_000  # 2025-01-01
 DEFINITIONS = """
 [entity.user]
@@ -100,7 +101,7 @@ class Server:
 
 
 def load(larder, folder):
-    """Into a store, and waits until it is sealed and merged."""
+    """Into a store."""
     data = str(folder / "data")
     (folder / "definitions.toml").write_text(DEFINITIONS)
     definitions = str(folder / "definitions.toml")
@@ -111,13 +112,21 @@ def load(larder, folder):
     command = [larder, "load", history, "--view", "profile", "--server", f"http://{server.address}"]
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     print(f"loaded in {time.monotonic() - began:.1f} s", flush=True)
+    server.stop()
+
+
+def settle(larder, folder, rows):
+    """Waits until all but the open segment is sealed, and merged as far as it will be."""
+    server = Server(larder, str(folder / "data"))
+    began = time.monotonic()
+    names = ["larder_sequence_sealed", "larder_history_sealed_files", "larder_history_merges_total"]
     before, quiet = None, 0
-    while quiet < 6:
+    while quiet < 10 or before[0] + OPEN_ROWS < rows:
         time.sleep(0.5)
-        now = (server.metric("larder_sequence_sealed"), server.metric("larder_history_sealed_files"))
+        now = [server.metric(name) for name in names]
         quiet = quiet + 1 if now == before else 0
         before = now
-    print(f"sealed up to {before[0]:.0f} in {before[1]:.0f} files after "
+    print(f"sealed up to {before[0]:.0f} in {before[1]:.0f} files after another "
           f"{time.monotonic() - began:.1f} s", flush=True)
     server.stop()
 
@@ -136,7 +145,7 @@ def post(server, folder, labels):
     names = ",".join(f"profile:{feature}" for feature in FEATURES)
     parquet = "application/vnd.apache.parquet"
     began = time.monotonic()
-    connection.request("POST", f"/api/v1/features/historical?feature_names={names}", body,
+    connection.request("POST", f"/api/v1/features/historical?feature_names={names}&names=view__feature", body,
                        {"content-type": parquet, "accept": parquet})
     answer = connection.getresponse()
     made = answer.read()
@@ -270,6 +279,7 @@ def compare(given, folder):
     if not (folder / "data").exists():
         make_data(folder, given.rows, given.labels)
         load(given.larder, folder)
+    settle(given.larder, folder, given.rows)
     wrong = 0
     peers = [name for name in PEERS if importlib.util.find_spec(name)]
     rounds = given.rounds
