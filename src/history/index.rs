@@ -351,8 +351,7 @@ pub(super) struct LogLane {
     part: Arc<Part>,
     view: ViewId,
     upto: Sequence,
-    key: Vec<u8>,
-    /// All rows of the key, the newest last; none looked up yet if there is no key.
+    /// All rows of the key, the newest last.
     rows: Vec<Found>,
     /// Rows up to and with the one it stands on.
     at: usize,
@@ -360,14 +359,13 @@ pub(super) struct LogLane {
 
 impl LogLane {
     pub(super) fn new(part: &Arc<Part>, view: ViewId, upto: Sequence) -> Self {
-        Self { part: part.clone(), view, upto, key: Vec::new(), rows: Vec::new(), at: 0 }
+        Self { part: part.clone(), view, upto, rows: Vec::new(), at: 0 }
     }
 
-    /// Moves to the newest row of `key` below `below`.
-    pub(super) fn seek(&mut self, key: &[u8], below: (EventTime, Sequence)) {
-        if self.key != key {
-            self.key.clear();
-            self.key.extend_from_slice(key);
+    /// Moves to the newest row of `key` below `below`. `same` says that the key is that of the last
+    /// time.
+    pub(super) fn seek(&mut self, key: &[u8], below: (EventTime, Sequence), same: bool) {
+        if !same {
             self.rows.clear();
             let everything = (EventTime::MAX, Sequence::MAX);
             let all = (self.upto, usize::MAX);

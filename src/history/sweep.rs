@@ -6,7 +6,7 @@
 use super::ReadError;
 use super::as_of::{AsOf, RowAt, Visit};
 use super::index::LogLane;
-use super::sealed::{Lane, Walk};
+use super::sealed::{Lane, SectionFacts, Walk};
 use crate::ids::{Sequence, ViewId};
 use crate::time::{ArrivalTime, EventTime};
 
@@ -15,18 +15,41 @@ type Order = (EventTime, Sequence);
 /// Reads rows of one view.
 pub struct Sweep<'a> {
     as_of: &'a AsOf,
-    view: ViewId,
+    /// Those that may have the newest rows first.
     places: Vec<Place>,
+    /// The key of the last read, and how many keys there were up to it.
+    key: Vec<u8>,
+    turn: u64,
     archive: Vec<u8>,
 }
 
 /// One place that has rows of the view.
 struct Place {
     rows: Rows,
+    bounds: Bounds,
     /// The greatest order that its next row can have; none behind the last.
     next: Option<Order>,
     is_sought: bool,
+    /// The turn of the key it was last sought for.
+    turn: u64,
 }
+
+/// What is known of the rows of a place.
+#[derive(Clone, Copy)]
+struct Bounds {
+    oldest: EventTime,
+    newest: EventTime,
+    first: Sequence,
+    first_arrival: ArrivalTime,
+}
+
+/// What is known of the rows of the log.
+const UNKNOWN: Bounds = Bounds {
+    oldest: EventTime::MIN,
+    newest: EventTime::MAX,
+    first: Sequence::ZERO,
+    first_arrival: ArrivalTime::MIN,
+};
 
 enum Rows {
     /// With the walk back from where the lane stands, once there is one.
@@ -37,21 +60,23 @@ enum Rows {
 impl AsOf {
     /// Begins to read rows of `view` for many keys and instants.
     pub fn sweep(&self, view: ViewId) -> Sweep<'_> {
-        let lanes = self.sealed_files().filter_map(|file| Lane::open(file, view));
-        let sealed = lanes.map(|lane| Rows::Sealed(Box::new(lane), None));
-        let log = self.log_parts().map(|part| Rows::Log(LogLane::new(part, view, self.upto())));
-        let place = |rows| Place { rows, next: None, is_sought: false };
-        let places = sealed.chain(log).map(place).collect();
-        Sweep { as_of: self, view, places, archive: Vec::new() }
+        let sealed = self.sealed_files().filter_map(|file| {
+            let (lane, facts) = (Lane::open(file, view)?, file.facts(view)?);
+            let SectionFacts { oldest, newest, first, first_arrival, .. } = facts;
+            let bounds = Bounds { oldest, newest, first, first_arrival };
+            Some((Rows::Sealed(Box::new(lane), None), bounds))
+        });
+        let log = self
+            .log_parts()
+            .map(|part| (Rows::Log(LogLane::new(part, view, self.upto())), UNKNOWN));
+        let place = |(rows, bounds)| Place { rows, bounds, next: None, is_sought: false, turn: 0 };
+        let mut places: Vec<Place> = sealed.chain(log).map(place).collect();
+        places.sort_by_key(|place| std::cmp::Reverse(place.bounds.newest));
+        Sweep { as_of: self, places, key: Vec::new(), turn: 0, archive: Vec::new() }
     }
 }
 
 impl Sweep<'_> {
-    /// The view whose rows it reads.
-    pub fn view(&self) -> ViewId {
-        self.view
-    }
-
     /// Shows `visit` the rows that [`AsOf::rows_before`] would, of those that arrived up to
     /// `known_at`. Quick if keys, and instants of a key, come in order; right in any order.
     ///
@@ -63,56 +88,83 @@ impl Sweep<'_> {
         (at, known_at): (EventTime, ArrivalTime),
         visit: &mut dyn Visit,
     ) -> Result<(), ReadError> {
-        let known_at = known_at.min(self.as_of.known_at());
-        self.places.iter_mut().for_each(|place| place.begin(at, known_at, self.as_of.upto()));
-        while let Some(place) = self.places.iter_mut().max_by_key(|place| place.next) {
-            let Some(order) = place.next else { return Ok(()) };
+        let (upto, known_at) = (self.as_of.upto(), known_at.min(self.as_of.known_at()));
+        if self.turn == 0 || self.key != key {
+            self.turn += 1;
+            self.key.clear();
+            self.key.extend_from_slice(key);
+        }
+        let mut best = self.begin(at, (upto, known_at))?;
+        while let Some(index) = best {
+            let place = &mut self.places[index];
             if !place.is_sought {
-                place.seek(key, at)?;
-                continue;
-            }
-            if order.1 <= self.as_of.upto()
-                && let Some(arrival) = place.arrival().filter(|arrival| *arrival <= known_at)
-            {
-                let archive = place.archive(&mut self.archive)?;
-                let (event_time, sequence) = order;
-                let row = RowAt { event_time, sequence, arrival, archive };
-                if visit.row(row).is_break() {
-                    return Ok(());
+                place.seek(&self.key, at, self.turn)?;
+            } else {
+                if let Some((event_time, sequence)) = place.next
+                    && sequence <= upto
+                    && let Some(arrival) = place.arrival().filter(|arrival| *arrival <= known_at)
+                {
+                    let archive = place.archive(&mut self.archive)?;
+                    if visit.row(RowAt { event_time, sequence, arrival, archive }).is_break() {
+                        return Ok(());
+                    }
                 }
+                place.back(key, &*visit)?;
             }
-            place.back(key, &*visit)?;
+            let rest = self.places.iter().enumerate().filter(|(_, place)| place.next.is_some());
+            best = rest.max_by_key(|(_, place)| place.next).map(|(index, _)| index);
         }
         Ok(())
+    }
+
+    /// Seeks in every place that may have the newest row of all, and says which has it.
+    fn begin(
+        &mut self,
+        at: EventTime,
+        (upto, known_at): (Sequence, ArrivalTime),
+    ) -> Result<Option<usize>, ReadError> {
+        let mut best: Option<(Order, usize)> = None;
+        for (index, place) in self.places.iter_mut().enumerate() {
+            place.begin(at, (upto, known_at));
+            let Some(bound) = place.next else { continue };
+            if best.is_some_and(|(order, _)| order.0 > bound.0) {
+                continue;
+            }
+            place.seek(&self.key, at, self.turn)?;
+            if let Some(order) = place.next
+                && best.is_none_or(|(newest, _)| order > newest)
+            {
+                best = Some((order, index));
+            }
+        }
+        Ok(best.map(|(_, index)| index))
     }
 }
 
 impl Place {
     /// Makes ready for another key or instant.
-    fn begin(&mut self, at: EventTime, known_at: ArrivalTime, upto: Sequence) {
+    fn begin(&mut self, at: EventTime, (upto, known_at): (Sequence, ArrivalTime)) {
+        if let Rows::Sealed(_, walk) = &mut self.rows {
+            *walk = None;
+        }
+        let Bounds { oldest, newest, first, first_arrival } = self.bounds;
+        let too_late = oldest > at || first > upto || first_arrival > known_at;
         self.is_sought = false;
-        self.next = match &mut self.rows {
-            Rows::Sealed(lane, walk) => {
-                *walk = None;
-                let facts = lane.facts();
-                let too_late =
-                    facts.oldest > at || facts.first > upto || facts.first_arrival > known_at;
-                (!too_late).then(|| (facts.newest.min(at), Sequence::MAX))
-            }
-            Rows::Log(_) => Some((at, Sequence::MAX)),
-        };
+        self.next = (!too_late).then(|| (newest.min(at), Sequence::MAX));
     }
 
-    fn seek(&mut self, key: &[u8], at: EventTime) -> Result<(), ReadError> {
-        self.is_sought = true;
+    fn seek(&mut self, key: &[u8], at: EventTime, turn: u64) -> Result<(), ReadError> {
+        let same = self.turn == turn;
         let below = (at, Sequence::MAX);
+        self.is_sought = true;
+        self.turn = turn;
         self.next = match &mut self.rows {
             Rows::Sealed(lane, _) => {
-                lane.seek(key, below)?;
+                lane.seek(key, below, same)?;
                 lane.order()
             }
             Rows::Log(lane) => {
-                lane.seek(key, below);
+                lane.seek(key, below, same);
                 lane.order()
             }
         };

@@ -1,4 +1,4 @@
-//! An answer that is sent while it is made, by a thread that answers no lookups.
+//! An answer that is sent while it is made, by a thread that gives way to those of lookups.
 //!
 //! It does not know what is in it.
 
@@ -6,16 +6,19 @@ use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::thread;
 
 use axum::BoxError;
 use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::oneshot;
 
 use crate::engine::error::Problem;
-use crate::http::aside::off_the_lookups;
 use crate::http::call::{AnswerBody, whole};
+use crate::metrics::Code;
+use crate::priority;
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -38,12 +41,17 @@ pub(super) async fn make(
     let (sender, mut receiver) = channel::<Piece>(PIECES);
     let ends = sender.clone();
     let pieces = Pieces { sender, piece: Vec::with_capacity(PIECE_BYTES) };
-    let making = tokio::spawn(off_the_lookups(move || {
+    let (say, said) = oneshot::channel();
+    let making = move || {
+        priority::idle();
         let made = make(pieces);
         // Where nothing was sent yet, the problem itself is the answer.
         let _ = ends.blocking_send(made.clone().map(|()| END).map_err(Into::into));
-        made
-    }));
+        let _ = say.send(made);
+    };
+    let started = thread::Builder::new().name("larder-answer".to_owned()).spawn(making);
+    let failed = || Problem::new(Code::Internal, "the answer cannot be made");
+    started.map_err(|_| failed())?;
     match receiver.recv().await {
         Some(Ok(first)) if !first.is_empty() => {
             // A short answer is sent as a whole, and says how long it is.
@@ -56,10 +64,10 @@ pub(super) async fn make(
                 }
             }
         }
-        _ => match making.await {
-            Ok(made) => made.map(|()| AnswerBody::Right(Body::empty())),
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        },
+        _ => {
+            let made = said.await.unwrap_or_else(|_| Err(failed()));
+            made.map(|()| whole(Vec::new()))
+        }
     }
 }
 
@@ -123,7 +131,6 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::metrics::Code;
 
     fn failed() -> Problem {
         Problem::new(Code::Internal, "on purpose")

@@ -54,6 +54,7 @@ impl Column {
     }
 
     /// The number at `index`, which is below the column's count.
+    #[inline]
     pub(super) fn get(self, block: &[u8], index: usize) -> u64 {
         let at = self.at + index * self.width;
         // Asked for every row of a training set, so each width is read as the number it is.
@@ -88,6 +89,7 @@ impl Column {
     }
 }
 
+#[inline]
 fn part_of<const N: usize>(block: &[u8], at: usize) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&block[at..at + N]);

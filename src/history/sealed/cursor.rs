@@ -32,9 +32,10 @@ impl Cursor {
         below: (EventTime, Sequence),
     ) -> Result<Option<Self>, ReadError> {
         let Some(section) = file.section_of(view) else { return Ok(None) };
-        let Some(block) = block_of(&mut Shared(file), section, key, below)? else {
+        let Some((fences, index)) = fence_of(&mut Shared(file), section, key, below)? else {
             return Ok(None);
         };
+        let block = file.rows(fences.place(index))?;
         // The row before all that are not below is in this block, or there is none of the key.
         let Some(rows) = block.rows_of(key) else { return Ok(None) };
         let row = block.first_row_from(rows.start, &rows, below);
@@ -98,20 +99,21 @@ impl Shelf for Shared<'_> {
     }
 }
 
-/// The block in which the newest row of `key` below `below` is, if there is such a row.
-pub(super) fn block_of(
+/// The place of the block in which the newest row of `key` below `below` is, if there is such a row:
+/// the fences that have it, and where.
+pub(super) fn fence_of(
     shelf: &mut impl Shelf,
     section: usize,
     key: &[u8],
     below: (EventTime, Sequence),
-) -> Result<Option<Arc<Rows>>, ReadError> {
+) -> Result<Option<(Arc<Fences>, usize)>, ReadError> {
     let root = &shelf.file().section(section).root;
     let Some(place) = root.before(key, below).map(|index| root.place(index)) else {
         return Ok(None);
     };
     let fences = shelf.fences(place)?;
-    let Some(index) = fences.before(key, below) else { return Ok(None) };
-    shelf.rows(fences.place(index)).map(Some)
+    let index = fences.before(key, below);
+    Ok(index.map(|index| (fences, index)))
 }
 
 /// A row of a block, and the rows of its key there.

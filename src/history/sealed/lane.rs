@@ -6,8 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::SectionFacts;
-use super::cursor::{Shelf, Standing, block_of};
+use super::cursor::{Shelf, Standing, fence_of};
 use super::fences::{Fences, Place};
 use super::file::SealedFile;
 use super::rows::Rows;
@@ -22,7 +21,8 @@ const KEPT: usize = 4;
 pub struct Lane {
     shelf: OwnShelf,
     section: usize,
-    /// The block it looked into last.
+    /// Where the block it looked into last stands, and that block.
+    fence: Option<(Arc<Fences>, usize)>,
     block: Option<Arc<Rows>>,
     /// Which key of the block it looked at last, and where that one's rows are.
     key: usize,
@@ -38,24 +38,25 @@ impl Lane {
     pub fn open(file: &Arc<SealedFile>, view: ViewId) -> Option<Self> {
         let section = file.section_of(view)?;
         let shelf = OwnShelf { file: file.clone(), fences: None, kept: Default::default() };
-        Some(Self { shelf, section, block: None, key: 0, rows: 0..0, row: None })
+        Some(Self { shelf, section, fence: None, block: None, key: 0, rows: 0..0, row: None })
     }
 
-    /// What is known of the rows.
-    pub fn facts(&self) -> SectionFacts {
-        self.shelf.file.section(self.section).facts
-    }
-
-    /// Moves to the newest row of `key` below `below`, or to none if there is none.
+    /// Moves to the newest row of `key` below `below`, or to none if there is none. `same` says that
+    /// the key is that of the last time.
     ///
     /// # Errors
     /// The disk failed, or a block is not what was written.
-    pub fn seek(&mut self, key: &[u8], below: (EventTime, Sequence)) -> Result<(), ReadError> {
-        if self.seek_in_block(key, below) {
+    pub fn seek(
+        &mut self,
+        key: &[u8],
+        below: (EventTime, Sequence),
+        same: bool,
+    ) -> Result<(), ReadError> {
+        if self.seek_in_block(key, below, same) {
             return Ok(());
         }
         self.row = None;
-        self.block = block_of(&mut self.shelf, self.section, key, below)?;
+        self.block = self.next_block(key, below)?;
         self.key = 0;
         self.rows = 0..0;
         // The row before all that are not below is in this block, or there is none of the key.
@@ -69,27 +70,42 @@ impl Lane {
         Ok(())
     }
 
+    /// The block that may have it: mostly the next one or a near one.
+    fn next_block(
+        &mut self,
+        key: &[u8],
+        below: (EventTime, Sequence),
+    ) -> Result<Option<Arc<Rows>>, ReadError> {
+        let near = |(fences, at): &(Arc<Fences>, usize)| fences.before_from(*at, key, below);
+        match (self.fence.as_ref().and_then(near), &mut self.fence) {
+            (Some(near), Some((_, at))) => *at = near,
+            _ => self.fence = fence_of(&mut self.shelf, self.section, key, below)?,
+        }
+        let Some((fences, at)) = &self.fence else { return Ok(None) };
+        self.shelf.rows(fences.place(*at)).map(Some)
+    }
+
     /// The same where the block it looked into last can tell; else false.
-    fn seek_in_block(&mut self, key: &[u8], below: (EventTime, Sequence)) -> bool {
+    fn seek_in_block(&mut self, key: &[u8], below: (EventTime, Sequence), same: bool) -> bool {
         let Some(block) = &self.block else { return false };
         let keys = block.keys();
-        let same = self.key < keys && block.key(self.key) == key;
         if !same {
-            let follows = self.key < keys && block.key(self.key) < key;
+            let follows = self.key < keys && block.key(self.key) <= key;
             self.key = block.first_key_from(if follows { self.key } else { 0 }, key);
+            self.row = None;
+            self.rows = 0..0;
             if self.key == keys {
                 return false;
             }
             if block.key(self.key) != key {
-                self.row = None;
-                self.rows = 0..0;
                 // Between two keys of one block there is no other.
                 return self.key > 0;
             }
-        }
-        if !same || self.rows.is_empty() {
             self.rows = block.rows_at(self.key);
-            self.row = None;
+        }
+        if self.rows.is_empty() {
+            // Not in this block. Between two keys of one block there is no other.
+            return self.key > 0 && self.key < keys && block.key(self.key) > key;
         }
         let from = match self.row {
             Some(row) if block.order(row) < below => row + 1,

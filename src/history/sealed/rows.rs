@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::column::{self, Column};
 use super::entry::RowIn;
+use super::search::first_not_below;
 use crate::archive::RowRef;
 use crate::ids::{Sequence, Slot};
 use crate::time::{ArrivalTime, EventTime};
@@ -193,28 +194,6 @@ struct Gaps {
     ends: Column,
     distances: Column,
     presence_at: usize,
-}
-
-/// The first index from `low` on, up to `end`, of which `is_below` does not hold; it holds of all
-/// before that. Takes growing steps first, since it is mostly near.
-fn first_not_below(low: usize, end: usize, is_below: impl Fn(usize) -> bool) -> usize {
-    let (mut low, mut step) = (low, 1);
-    let mut high = loop {
-        let probe = low + step - 1;
-        if probe >= end {
-            break end;
-        }
-        if !is_below(probe) {
-            break probe;
-        }
-        low = probe + 1;
-        step *= 2;
-    };
-    while low < high {
-        let middle = low.midpoint(high);
-        if is_below(middle) { low = middle + 1 } else { high = middle }
-    }
-    low
 }
 
 /// Which earlier row of its key has a feature.
