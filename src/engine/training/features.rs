@@ -287,7 +287,7 @@ impl<'a> Seen<'a> {
         let rows: Vec<_> = self.rows.iter().map(read).collect();
         for (column, built) in self.source.columns.iter().zip(&mut self.columns) {
             let slot = usize::from(column.slot.0);
-            // The newest that says anything of the feature, as a merge of all of them would have it.
+            // The newest that says anything of the feature, as a merge of all would have it.
             let newest = rows.iter().find(|(_, cells)| cells.has(slot));
             let cell =
                 || newest.map_or(CellRef::Absent, |(_, cells)| cells.cell(layout, column.slot));

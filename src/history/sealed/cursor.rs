@@ -99,8 +99,8 @@ impl Shelf for Shared<'_> {
     }
 }
 
-/// The place of the block in which the newest row of `key` below `below` is, if there is such a row:
-/// the fences that have it, and where.
+/// The fences of the block in which the newest row of `key` below `below` is, if there is such a
+/// row, and its place among them.
 pub(super) fn fence_of(
     shelf: &mut impl Shelf,
     section: usize,

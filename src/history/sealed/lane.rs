@@ -41,8 +41,8 @@ impl Lane {
         Some(Self { shelf, section, fence: None, block: None, key: 0, rows: 0..0, row: None })
     }
 
-    /// Moves to the newest row of `key` below `below`, or to none if there is none. `same` says that
-    /// the key is that of the last time.
+    /// Moves to the newest row of `key` below `below`, or to none if there is none. `same` says
+    /// that the key is that of the last time.
     ///
     /// # Errors
     /// The disk failed, or a block is not what was written.

@@ -42,7 +42,7 @@ pub use lane::{Lane, Walk};
 pub use scan::Scan;
 pub use words::describe;
 
-/// Length a block grows to before the next one begins; a longer row gets a block of its own. A read
-/// of one key reads, checks and keeps whole blocks, so short ones make it quicker; fewer bytes would
-/// no longer pay for the call that reads them.
+/// Length a block grows to before the next one begins; a longer row gets a block of its own. Reads
+/// of one key read and check whole blocks, so short ones make them quick; still shorter ones would
+/// not pay for the call that reads them.
 const BLOCK_BYTES: usize = 4 << 10;

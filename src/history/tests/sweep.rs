@@ -150,7 +150,7 @@ fn a_sweep_reads_each_block_once_and_leaves_the_cache_alone() {
     while super::sealing::seal_one(&mut opened) || super::sealing::merge_one(&mut opened) {}
     let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
     let bytes: u64 = opened.reader.sealed().iter().map(|file| file.entry().bytes).sum();
-    let blocks = bytes.div_ceil(16 << 10);
+    let blocks = bytes.div_ceil(4 << 10);
     let read = |asked: &mut dyn Iterator<Item = (u8, i64)>| {
         let before = disk.count(Operation::Read);
         let mut sweep = as_of.sweep(VIEW);
