@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+#[path = "commands/train.rs"]
+mod train;
+
 const FLIGHTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/flights");
 
 /// What a command came to.
@@ -130,13 +133,18 @@ fn wrong_use_exits_with_2_and_help_with_0() {
         &["load", "f.parquet", "--view", "a", "--time-unit", "minutes"],
         &["load", "f.parquet", "--view", "a", "--nan", "zero"],
         &["load", "missing.parquet", "--view", "a"],
+        &["train", "--labels", "l.parquet", "--out", "t.parquet"],
+        &["train", "--labels", "l.parquet", "--out", "t.parquet", "--features", "a:b"],
+        &["train", "--labels", "l", "--out", "t", "--features", "a:b", "--entity", "user"],
+        &["train", "--labels", "l", "--out", "t", "--service", "s", "--features", "a:b"],
+        &["train", "--labels", "l", "--out", "t", "--service", "s", "--names", "short"],
         &["health", "--config", "missing.toml"],
     ] {
         let ran = larder(dir, wrong).expect(2, &[]);
         assert!(!ran.err.is_empty(), "{wrong:?}");
     }
     larder(dir, &["--help"]).expect(0, &["serve", "LARDER__SERVER__LISTEN", "./config.toml"]);
-    for command in ["serve", "check", "apply", "load", "get", "health", "inspect"] {
+    for command in ["serve", "check", "apply", "load", "train", "get", "health", "inspect"] {
         larder(dir, &[command, "--help"]).expect(0, &["larder ", "Example", "Exit codes"]);
     }
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "wrong use leaves nothing behind");

@@ -62,7 +62,7 @@ fn load(
     let project = registry.project_named(DEFAULT_PROJECT)?;
     let view = registry.view_named(project, view)?.clone();
     let turn = engine.begin_load()?;
-    let mut spool = engine.spool(&turn)?;
+    let mut spool = engine.spool()?;
     spool.write(file)?;
     let options = LoadOptions { event_time, time_unit: None, refuse_nan: false };
     runtime.block_on(engine.load(turn, view, spool.finish(), options, |_, _| {}))

@@ -24,6 +24,8 @@ mod apply;
 
 mod load;
 
+mod train;
+
 mod get;
 
 mod health;
@@ -58,6 +60,7 @@ enum Command {
     Check(check::Check),
     Apply(apply::Apply),
     Load(load::Load),
+    Train(train::Train),
     Get(get::Get),
     Health(health::Health),
     Inspect(inspect::Inspect),
@@ -70,6 +73,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Check(check) => check.run(),
         Command::Apply(apply) => apply.run(),
         Command::Load(load) => load.run(),
+        Command::Train(train) => train.run(),
         Command::Get(get) => get.run(),
         Command::Health(health) => health.run(),
         Command::Inspect(inspect) => inspect.run(),

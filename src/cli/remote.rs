@@ -12,13 +12,15 @@ use ureq::http::{Request, Response};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use crate::cli::failure::Failure;
-use crate::cli::target::{LoadAsk, LoadReport, encode};
+use crate::cli::target::{Features, LoadAsk, LoadReport, TrainAsk, encode};
 use crate::cli::terminal::Progress;
 use crate::config::Config;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, Stream};
 use crate::engine::define::{DefineOptions, Defined};
+use crate::engine::label_columns::KeyColumns;
 use crate::engine::load::EventTimes;
+use crate::engine::training::Names;
 use crate::ids::Sequence;
 use crate::registry::changes::Absent;
 use crate::registry::definitions::Definitions;
@@ -28,7 +30,9 @@ use crate::time::TimeUnit;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long a server may take to answer a probe.
 const PROBE: Duration = Duration::from_secs(5);
-/// Longest answer that is read.
+/// The media type of Parquet.
+const PARQUET: &str = "application/vnd.apache.parquet";
+/// Longest answer that is read into memory.
 const ANSWER_BYTES: u64 = 1 << 30;
 
 /// A running server.
@@ -115,10 +119,36 @@ impl Remote {
         let total = file.length().map_err(Failure::wrong_use)?;
         let upload = Upload { file: Stream::new(file, 0), total, progress };
         let request = Request::post(format!("{}{}", self.base, load_path(ask)))
-            .header("content-type", "application/vnd.apache.parquet")
+            .header("content-type", PARQUET)
             .header("content-length", total);
         let answer = self.send(request, SendBody::from_owned_reader(upload))?;
         self.parse(&answer)
+    }
+
+    /// See [`crate::cli::target::Target::train`].
+    pub(super) fn train(
+        &self,
+        ask: &TrainAsk,
+        mut out: Stream,
+        progress: Progress,
+    ) -> Result<(), Failure> {
+        let file = RealDisk.open_read(&ask.labels).map_err(Failure::wrong_use)?;
+        let total = file.length().map_err(Failure::wrong_use)?;
+        let upload = Upload { file: Stream::new(file, 0), total, progress };
+        let request = Request::post(format!("{}{}", self.base, train_path(ask)))
+            .header("content-type", PARQUET)
+            .header("accept", PARQUET)
+            .header("content-length", total)
+            .body(SendBody::from_owned_reader(upload))
+            .map_err(Failure::wrong_use)?;
+        let response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
+        if !response.status().is_success() {
+            return self.read(response).map(drop);
+        }
+        let copied = std::io::copy(&mut response.into_body().into_reader(), &mut out);
+        copied.map(drop).map_err(|error| {
+            Failure::failed(format_args!("the answer of {} broke off: {error}", self.base))
+        })
     }
 
     fn send(
@@ -166,6 +196,34 @@ fn load_path(ask: &LoadAsk) -> String {
     }
     if ask.options.refuse_nan {
         add("nan", "refuse");
+    }
+    if let Some(project) = &ask.project {
+        add("project", project);
+    }
+    path
+}
+
+fn train_path(ask: &TrainAsk) -> String {
+    let (what, asked) = match &ask.features {
+        Features::Service(service) => ("service", service.clone()),
+        Features::References(references) => ("feature_names", references.join(",")),
+    };
+    let mut path = format!("/api/v1/features/historical?{what}={}", encode(&asked));
+    let mut add = |name: &str, value: &str| path.push_str(&format!("&{name}={}", encode(value)));
+    let names = Names::ALL.iter().find(|(_, names)| *names == ask.names);
+    names.into_iter().for_each(|(name, _)| add("names", name));
+    if let Some(column) = &ask.options.timestamp {
+        add("timestamp", column);
+    }
+    if let Some(unit) = ask.options.time_unit {
+        add("time_unit", unit_name(unit));
+    }
+    if !ask.options.keys.is_empty() {
+        let said = |keys: &KeyColumns| format!("{}={}", keys.role, keys.columns.join(","));
+        add("entity_map", &ask.options.keys.iter().map(said).collect::<Vec<_>>().join(";"));
+    }
+    if ask.known_at_label_time {
+        add("known_at_label_time", "true");
     }
     if let Some(project) = &ask.project {
         add("project", project);

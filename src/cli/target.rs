@@ -13,8 +13,10 @@ use crate::cli::remote::Remote;
 use crate::cli::settings;
 use crate::cli::terminal::Progress;
 use crate::config::{Config, Log, LogFormat};
+use crate::disk::Stream;
 use crate::engine::define::{DefineOptions, Defined};
 use crate::engine::load::LoadOptions;
+use crate::engine::training::{LabelOptions, Names};
 use crate::registry::definitions::Definitions;
 use crate::server::logging;
 
@@ -69,6 +71,22 @@ pub(super) struct LoadReport {
     pub(super) loaded_before: Option<String>,
 }
 
+/// A training set as asked for.
+pub(super) struct TrainAsk {
+    pub(super) project: Option<String>,
+    pub(super) labels: PathBuf,
+    pub(super) features: Features,
+    pub(super) options: LabelOptions,
+    pub(super) names: Names,
+    pub(super) known_at_label_time: bool,
+}
+
+/// Which features.
+pub(super) enum Features {
+    Service(String),
+    References(Vec<String>),
+}
+
 impl Whom {
     fn configured(&self) -> Result<Config, Failure> {
         let arguments = settings::data_argument(self.data.as_deref());
@@ -116,6 +134,19 @@ impl Target {
         match self {
             Self::Server(remote) => remote.load(ask, progress),
             Self::Directory(directory) => directory.load(ask, progress),
+        }
+    }
+
+    /// Makes a training set, and writes it to `out`.
+    pub(super) fn train(
+        &self,
+        ask: &TrainAsk,
+        out: Stream,
+        progress: Progress,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Server(remote) => remote.train(ask, out, progress),
+            Self::Directory(directory) => directory.train(ask, out, progress),
         }
     }
 

@@ -158,7 +158,7 @@ impl Visit for Folding<'_> {
     }
 }
 
-fn damaged(error: &ReadError) -> Problem {
+pub(super) fn damaged(error: &ReadError) -> Problem {
     tracing::error!(%error, "history cannot be read");
     Problem::new(Code::Internal, format!("history cannot be read: {error}"))
 }

@@ -127,6 +127,11 @@ impl Batch {
         self.ends.len().checked_div(self.roles).unwrap_or(0)
     }
 
+    /// Bytes of all keys.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn key(&self, row: usize, role: usize) -> &[u8] {
         let index = row * self.roles + role;
         let start = index.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -163,8 +168,7 @@ pub(super) fn state(bytes: &[u8]) -> StateRef<'_> {
     StateRef::access(bytes).expect("states are checked when they enter a store")
 }
 
-/// Answers the columns of one row from the state of each source: the one definition of status,
-/// freshness and default, shared by lookup and as-of.
+/// Answers the columns of one row from the state of each source.
 pub(super) fn answer_row(
     plan: &Plan,
     states: &[Option<StateRef<'_>>],
@@ -185,16 +189,26 @@ fn answer_column<'a>(
 ) -> Answer<'a> {
     let origin = state.and_then(|state| state.origin(column.slot));
     let event_time = origin.map(|origin| origin.event_time);
-    let (status, value) = match (state, event_time) {
-        (Some(state), Some(time)) if is_fresh(time, now, column.ttl) => {
-            match state.cell(layout, column.slot) {
-                CellRef::Value(value) => (Status::Present, Some(value)),
-                CellRef::Null => (Status::NullValue, None),
-                CellRef::Absent => (Status::NotFound, None),
-            }
-        }
-        (Some(_), Some(_)) => (Status::OutsideMaxAge, None),
-        _ => (Status::NotFound, None),
+    let cell = || state.map_or(CellRef::Absent, |state| state.cell(layout, column.slot));
+    judge(column, event_time, cell, now)
+}
+
+/// Answers a column from the newest cell of its feature and when that happened: the one definition
+/// of status, freshness and default, shared by lookup, as-of and training.
+pub(super) fn judge<'a>(
+    column: &'a Column,
+    event_time: Option<EventTime>,
+    cell: impl FnOnce() -> CellRef<'a>,
+    now: EventTime,
+) -> Answer<'a> {
+    let (status, value) = match event_time {
+        Some(time) if is_fresh(time, now, column.ttl) => match cell() {
+            CellRef::Value(value) => (Status::Present, Some(value)),
+            CellRef::Null => (Status::NullValue, None),
+            CellRef::Absent => (Status::NotFound, None),
+        },
+        Some(_) => (Status::OutsideMaxAge, None),
+        None => (Status::NotFound, None),
     };
     let default = || column.default.as_ref().map(|default| default.borrowed());
     let defaulted = value.is_none() && column.default.is_some();

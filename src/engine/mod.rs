@@ -39,6 +39,12 @@ pub mod as_of;
 
 mod listing;
 
+pub mod answer_columns;
+
+pub mod label_columns;
+
+pub mod training;
+
 mod parquet_file;
 
 pub mod load;
@@ -54,6 +60,7 @@ pub mod open;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -73,6 +80,7 @@ use crate::engine::pool::Pool;
 use crate::engine::queue::{Job, Queue, Reply, WriteJob, stopped};
 use crate::engine::shared::Shared;
 use crate::engine::spool::{Spool, Spools};
+use crate::engine::training::{Trainer, Training, TrainingTurn};
 use crate::engine::writes::{Accepted, WriteBatch};
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
@@ -94,6 +102,8 @@ const COLUMNS_KEPT: usize = 1024;
 const READ_THREADS: usize = 2;
 /// Threads that read the disk tier.
 const COLD_THREADS: usize = 4;
+/// Training sets made at a time; each takes some hundred megabytes and all cores.
+const TRAININGS: usize = 2;
 /// As-of reads and listings that may wait for a thread.
 const READS_WAITING: usize = 256;
 
@@ -106,6 +116,7 @@ pub struct Engine {
     cold_reads: Pool,
     patience: Span,
     loads: Arc<Semaphore>,
+    trainings: Arc<Semaphore>,
     spools: Spools,
     running: Mutex<Option<Running>>,
     recovered: Span,
@@ -144,6 +155,7 @@ impl Engine {
             cold_reads: Pool::start("larder-cold", COLD_THREADS, READS_WAITING),
             patience,
             loads: Arc::new(Semaphore::new(1)),
+            trainings: Arc::new(Semaphore::new(TRAININGS)),
             spools,
             running: Mutex::new(Some(running)),
             recovered,
@@ -369,11 +381,44 @@ impl Engine {
         })
     }
 
-    /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.
+    /// Begins a training set. To be taken before an upload, as the turn of a load is.
+    ///
+    /// # Errors
+    /// `OVERLOADED`: as many as may be are being made.
+    pub fn begin_training(&self) -> Result<TrainingTurn, Problem> {
+        match self.trainings.clone().try_acquire_owned() {
+            Ok(permit) => Ok(TrainingTurn { _permit: permit }),
+            Err(_) => {
+                let detail = format!("{TRAININGS} training sets are being made; no more at a time");
+                Err(Problem::new(Code::Overloaded, detail))
+            }
+        }
+    }
+
+    /// Makes a training set of a Parquet file of labels. Blocking; nothing is written to `out`
+    /// before all labels are known to be sound. `progress` hears the labels done so far and the
+    /// labels there are.
+    ///
+    /// # Errors
+    /// The labels lack a column, have a null key or time or a column named as a feature; history is
+    /// damaged where it had to be read; `out` failed.
+    pub fn train(
+        &self,
+        _turn: &TrainingTurn,
+        training: &Training,
+        labels: Arc<dyn DiskFile>,
+        out: impl Write + Send,
+        progress: &(dyn Fn(u64, u64) + Sync),
+    ) -> Result<(), Problem> {
+        Trainer { shared: &self.shared, training, file: labels, progress }.run(out)
+    }
+
+    /// Opens a file to receive an upload, for which there is a turn; it is gone when the last
+    /// handle on it is dropped.
     ///
     /// # Errors
     /// `DISK_FULL`, or the disk failed.
-    pub fn spool(&self, _turn: &LoadTurn) -> Result<Spool, Problem> {
+    pub fn spool(&self) -> Result<Spool, Problem> {
         self.spools.create()
     }
 

@@ -107,6 +107,18 @@ impl AsOf {
         self.upto
     }
 
+    pub(super) fn known_at(&self) -> ArrivalTime {
+        self.known_at
+    }
+
+    pub(super) fn sealed_files(&self) -> impl Iterator<Item = &Arc<SealedFile>> {
+        self.sealed.iter()
+    }
+
+    pub(super) fn log_parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        self.parts.iter()
+    }
+
     /// Shows `visit` the rows of `key` with an event time at or before `at`, the newest by (event
     /// time, sequence) first, until it breaks.
     ///

@@ -205,12 +205,12 @@ impl PartRows {
         &self,
         versions: &Versions,
         below: (EventTime, Sequence),
-        upto: Sequence,
+        (upto, most): (Sequence, usize),
         batch: &mut Vec<Found>,
     ) {
         let end = versions.entries.partition_point(|entry| entry.order() < below);
         let newest = versions.entries[..end].iter().rev();
-        let seen = newest.filter(|entry| entry.sequence <= upto).take(BATCH);
+        let seen = newest.filter(|entry| entry.sequence <= upto).take(most);
         let arrival_of = |entry: &Entry| {
             let at = self.frames.partition_point(|frame| frame.last < entry.sequence);
             self.frames.get(at).map_or(ArrivalTime::MIN, |frame| frame.arrival)
@@ -242,18 +242,19 @@ impl Part {
         }
     }
 
-    /// Puts up to [`BATCH`] rows below `below` into `batch`, the newest last.
+    /// Puts up to `most` rows below `below` and up to the sequence `upto` into `batch`, the newest
+    /// last.
     fn find(
         &self,
         (view, key): (ViewId, &[u8]),
         below: (EventTime, Sequence),
-        upto: Sequence,
+        (upto, most): (Sequence, usize),
         batch: &mut Vec<Found>,
     ) {
         let rows = self.read();
         let Some(versions) = rows.versions(view, key) else { return };
         if versions.is_sorted() {
-            return rows.collect(versions, below, upto, batch);
+            return rows.collect(versions, below, (upto, most), batch);
         }
         drop(rows);
         let mut rows = self.write();
@@ -262,8 +263,20 @@ impl Part {
         }
         let rows = RwLockWriteGuard::downgrade(rows);
         if let Some(versions) = rows.versions(view, key) {
-            rows.collect(versions, below, upto, batch);
+            rows.collect(versions, below, (upto, most), batch);
         }
+    }
+
+    fn read_archive(&self, entry: &Entry, archive: &mut Vec<u8>) -> Result<(), ReadError> {
+        let (segment, offset) = (&self.segment, u64::from(entry.offset));
+        archive.resize(entry.length as usize, 0);
+        let read = segment.file().read_at(archive, offset)?;
+        if read < archive.len() || crc32c::crc32c(archive) != entry.crc {
+            let sequence = entry.sequence;
+            let reason = format!("row of sequence {sequence} is not what was written");
+            return Err(segment.damage(offset, reason).into());
+        }
+        Ok(())
     }
 }
 
@@ -298,7 +311,7 @@ impl LogRows {
     }
 
     fn fill(&mut self, view: ViewId, key: &[u8], below: (EventTime, Sequence)) -> bool {
-        self.part.find((view, key), below, self.upto, &mut self.batch);
+        self.part.find((view, key), below, (self.upto, BATCH), &mut self.batch);
         self.more = self.batch.len() == BATCH;
         !self.batch.is_empty()
     }
@@ -325,15 +338,66 @@ impl LogRows {
 
     /// Reads the archive of its row.
     pub(super) fn read(&self, archive: &mut Vec<u8>) -> Result<(), ReadError> {
-        let Some(Found { entry, .. }) = self.batch.last() else { return Ok(()) };
-        let (segment, offset) = (&self.part.segment, u64::from(entry.offset));
-        archive.resize(entry.length as usize, 0);
-        let read = segment.file().read_at(archive, offset)?;
-        if read < archive.len() || crc32c::crc32c(archive) != entry.crc {
-            let sequence = entry.sequence;
-            let reason = format!("row of sequence {sequence} is not what was written");
-            return Err(segment.damage(offset, reason).into());
+        match self.batch.last() {
+            Some(found) => self.part.read_archive(&found.entry, archive),
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// The rows of one key after another in one segment, each key looked up once if its instants come
+/// together.
+pub(super) struct LogLane {
+    part: Arc<Part>,
+    view: ViewId,
+    upto: Sequence,
+    /// All rows of the key, the newest last.
+    rows: Vec<Found>,
+    /// Rows up to and with the one it stands on.
+    at: usize,
+}
+
+impl LogLane {
+    pub(super) fn new(part: &Arc<Part>, view: ViewId, upto: Sequence) -> Self {
+        Self { part: part.clone(), view, upto, rows: Vec::new(), at: 0 }
+    }
+
+    /// Moves to the newest row of `key` below `below`. `same` says that the key is that of the last
+    /// time.
+    pub(super) fn seek(&mut self, key: &[u8], below: (EventTime, Sequence), same: bool) {
+        if !same {
+            self.rows.clear();
+            let everything = (EventTime::MAX, Sequence::MAX);
+            let all = (self.upto, usize::MAX);
+            self.part.find((self.view, key), everything, all, &mut self.rows);
+        }
+        self.at = self.rows.partition_point(|found| found.entry.order() < below);
+    }
+
+    fn found(&self) -> Option<&Found> {
+        self.rows.get(self.at.checked_sub(1)?)
+    }
+
+    /// As [`LogRows::order`].
+    pub(super) fn order(&self) -> Option<(EventTime, Sequence)> {
+        self.found().map(|found| found.entry.order())
+    }
+
+    /// As [`LogRows::arrival`].
+    pub(super) fn arrival(&self) -> Option<ArrivalTime> {
+        self.found().map(|found| found.arrival)
+    }
+
+    /// Moves to the next older row.
+    pub(super) fn back(&mut self) {
+        self.at = self.at.saturating_sub(1);
+    }
+
+    /// As [`LogRows::read`].
+    pub(super) fn read(&self, archive: &mut Vec<u8>) -> Result<(), ReadError> {
+        match self.found() {
+            Some(found) => self.part.read_archive(&found.entry, archive),
+            None => Ok(()),
+        }
     }
 }

@@ -24,6 +24,8 @@ mod index;
 
 pub mod as_of;
 
+pub mod sweep;
+
 pub mod seal;
 
 pub mod inspect;

@@ -14,8 +14,9 @@ use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::engine::answer_columns::Include;
 use crate::engine::lookup::LookupPlan;
-use crate::http::lookup_request::{Include, Wanted, values_per_row};
+use crate::http::lookup_request::{Wanted, values_per_row};
 use crate::ids::ProjectId;
 use crate::registry::plan::Column;
 use crate::value::json;

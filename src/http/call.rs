@@ -11,7 +11,7 @@ use axum::http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, Response};
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -33,8 +33,11 @@ const TIMEOUT: HeaderName = HeaderName::from_static("larder-timeout-ms");
 /// Longest timeout a request may ask for.
 const LONGEST_TIMEOUT: Span = Span::from_seconds(3_600);
 
-/// A whole answer.
-pub(super) type Reply = Response<Full<Bytes>>;
+/// The body of an answer: whole, or one that comes piece by piece.
+pub(super) type AnswerBody = Either<Full<Bytes>, Body>;
+
+/// An answer.
+pub(super) type Reply = Response<AnswerBody>;
 
 /// What a handler answers.
 pub(super) type Answered = Result<Reply, Problem>;
@@ -240,9 +243,14 @@ impl Format {
     }
 }
 
+/// The body of an answer that is there as a whole.
+pub(super) fn whole(body: impl Into<Bytes>) -> AnswerBody {
+    Either::Left(Full::new(body.into()))
+}
+
 /// A response of `body` in `format`.
 pub(super) fn respond(format: Format, body: Vec<u8>) -> Reply {
-    let mut response = Response::new(Full::from(body));
+    let mut response = Response::new(whole(body));
     let media_type = HeaderValue::from_static(format.media_type());
     response.headers_mut().insert(CONTENT_TYPE, media_type);
     response

@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use crate::http::accept::told_to;
-use crate::http::router::{AnswerBody, Routes};
+use crate::http::call::AnswerBody;
+use crate::http::router::Routes;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 

@@ -6,11 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use axum::http::header::{CONTENT_TYPE, LOCATION};
 use axum::http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use utoipa_swagger_ui::Config;
 
 use crate::engine::error::Problem;
-use crate::http::call::{Answered, Call};
+use crate::http::call::{Answered, Call, whole};
 use crate::metrics::Code;
 
 /// Answers `/docs` by sending the browser to `/docs/`, which the page's relative links need.
@@ -21,7 +20,7 @@ use crate::metrics::Code;
     )
 )]
 pub(super) async fn redirect(_call: Call) -> Answered {
-    let mut response = Response::new(Full::default());
+    let mut response = Response::new(whole(Vec::new()));
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
     response.headers_mut().insert(LOCATION, HeaderValue::from_static("/docs/"));
     Ok(response)
@@ -56,7 +55,7 @@ pub(super) async fn file(call: Call) -> Answered {
     let Some(file) = file else {
         return Err(Problem::new(Code::NoSuchRoute, "the API page has no such file"));
     };
-    let mut response = Response::new(Full::from(file.bytes.into_owned()));
+    let mut response = Response::new(whole(file.bytes.into_owned()));
     if let Ok(media_type) = HeaderValue::from_str(&file.content_type) {
         response.headers_mut().insert(CONTENT_TYPE, media_type);
     }

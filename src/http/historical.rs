@@ -22,10 +22,11 @@ use crate::http::historical_rows::{self, HistoricalRow};
 use crate::http::lookup::{self, When};
 use crate::http::lookup_answer::{ManyAnswers, Metadata};
 use crate::http::lookup_request::{
-    Said, Wanted, check_values, lookup_body, read_optional_time, too_many, values_per_row,
+    Said, Wanted, check_values, lookup_body, read_optional_time, too_many, values_per_row, words,
 };
 use crate::http::openapi::{HistoricalRequest, RowsAnswer};
-use crate::http::text::{Pairs, Text};
+use crate::http::text::Pairs;
+use crate::http::training;
 use crate::ids::ProjectId;
 use crate::limits::Limits;
 use crate::registry::resolve::Purpose;
@@ -64,7 +65,32 @@ pub(super) struct Spine {
 /// Answers the route.
 #[utoipa::path(
     post, path = "/api/v1/features/historical", tag = "lookups",
-    request_body = HistoricalRequest,
+    params(
+        ("feature_names" = Option<String>, Query,
+            description = "Beside an Arrow or Parquet body: references, separated by commas"),
+        ("service" = Option<String>, Query, description = "The same, by service"),
+        ("entity_type" = Option<String>, Query, description = "The one entity type that is meant"),
+        ("include" = Option<String>, Query,
+            description = "Any of statuses,event_timestamps,defaulted"),
+        ("min_sequence" = Option<u64>, Query, description = "Wait until this is visible"),
+        ("time_unit" = Option<String>, Query, description = "Of integer times: s, ms, us or ns"),
+        ("known_at" = Option<String>, Query, description = "See nothing that arrived later"),
+        ("timestamp" = Option<String>, Query,
+            description = "Training set: the column of the label's time"),
+        ("entity_map" = Option<String>, Query,
+            description = "Training set: columns of keys, such as user=customer_id;route=from,to"),
+        ("names" = Option<String>, Query,
+            description = "Training set: view__feature, bare or reference"),
+        ("known_at_label_time" = Option<bool>, Query,
+            description = "Training set: see nothing that arrived after the label's time")
+    ),
+    request_body(
+        content((HistoricalRequest = "application/json"),
+            (Vec<u8> = "application/vnd.apache.parquet")),
+        description = "Rows or columns as JSON; or a table as an Arrow stream or a Parquet file. \
+            A Parquet file that is answered in Parquet (Accept) is a table of labels, and the \
+            answer a training set: all its rows and columns, the features beside them"
+    ),
     responses(
         (status = 200, description = "A row per row; Arrow or Parquet if accepted",
             body = RowsAnswer),
@@ -73,6 +99,9 @@ pub(super) struct Spine {
 pub(super) async fn handle(mut call: Call) -> Answered {
     let deadline = call.deadline()?;
     let format = call.format()?;
+    if format == Format::Parquet && call.accepts() == Format::Parquet {
+        return training::answer(call).await;
+    }
     let body = call.body().await?;
     match format {
         Format::Json => aside::answer(body.len(), from_json(call, body, deadline)).await,
@@ -106,11 +135,8 @@ async fn from_columns(
     deadline: Deadline,
 ) -> Answered {
     let query: HistoricalQuery = call.query()?;
-    let list = |text: &Option<String>| -> Option<Vec<Text<'_>>> {
-        let text = text.as_deref()?;
-        Some(text.split(',').map(|word| Text(word.to_owned().into())).collect())
-    };
-    let (names, include) = (list(&query.feature_names), list(&query.include).unwrap_or_default());
+    let names = words(query.feature_names.as_deref());
+    let include = words(query.include.as_deref()).unwrap_or_default();
     let said = Said {
         entity_type: query.entity_type.as_deref(),
         feature_names: names.as_deref(),

@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,19 +12,14 @@ use crate::engine::error::Problem;
 use crate::engine::load::{EventTimes, LoadOptions, LoadTurn, Loaded};
 use crate::engine::spool::Spool;
 use crate::http::aside::off_the_lookups;
-use crate::http::body::{self, declared_length, discard, late, malformed, refuse_unread};
+use crate::http::body::{malformed, refuse_unread};
 use crate::http::call::{Answered, Call, Format, respond};
-use crate::http::held::Held;
 use crate::http::lookup_request;
 use crate::http::push::with_sequence;
 use crate::http::register::to_json;
-use crate::limits::Limits;
-use crate::metrics::{Code, Metrics};
+use crate::http::upload;
 use crate::time::EventTime;
 use crate::value::json::shorten;
-
-/// Bytes of the upload that are kept before they are written.
-const PART_BYTES: usize = 1 << 20;
 
 /// The query of a load.
 #[derive(Deserialize)]
@@ -81,7 +75,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let registry = engine.registry();
     let project = call.project(&registry)?;
     let view = Arc::clone(registry.view_named(project, &query.view)?);
-    let mut body = call.streamed_body()?;
+    let body = call.streamed_body()?;
     // The turn is held from before the upload to the end of the load, so that no file is received
     // in vain.
     let (turn, spool) = match admit(&call, &engine).await {
@@ -91,11 +85,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
             return Err(problem);
         }
     };
-    let received = receive(&mut body, spool, (engine.limits(), &call.door.metrics)).await;
-    let spool = received.inspect_err(|_| discard(body))?;
-    if spool.length() == 0 {
-        return Err(malformed("the body is empty; send a Parquet file"));
-    }
+    let spool = upload::receive(body, spool, (engine.limits(), &call.door.metrics)).await?;
     let name = view.declared_name();
     let report = move |done: u64, of: u64| tracing::debug!(view = name, done, of, "loading");
     let Loaded {
@@ -143,55 +133,12 @@ fn options(query: &LoadQuery) -> Result<LoadOptions, Problem> {
 
 /// Whether the upload may begin, and where it goes.
 async fn admit(call: &Call, engine: &Arc<Engine>) -> Result<(LoadTurn, Spool), Problem> {
-    if let Some(declared) = declared_length(&call.head.headers) {
-        check_length(declared, engine.limits())?;
-    }
+    upload::check_declared(&call.head.headers, engine.limits())?;
     let turn = engine.begin_load()?;
     let engine = Arc::clone(engine);
     off_the_lookups(move || {
-        let spool = engine.spool(&turn)?;
+        let spool = engine.spool()?;
         Ok((turn, spool))
     })
     .await
-}
-
-fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {
-    let limit = limits.load_bytes;
-    if bytes > limit {
-        let detail = format!("the file has {bytes} bytes, the limit limits.load_bytes is {limit}");
-        return Err(Problem::new(Code::LimitExceeded, detail));
-    }
-    Ok(())
-}
-
-/// Writes the body to the spool as it comes; each part has to come within `limits.body_timeout`.
-async fn receive(
-    body: &mut Body,
-    mut spool: Spool,
-    (limits, metrics): (&Limits, &Arc<Metrics>),
-) -> Result<Spool, Problem> {
-    let mut part: Vec<u8> = Vec::with_capacity(PART_BYTES);
-    let mut held = Held::nothing(metrics);
-    loop {
-        let next = tokio::time::timeout(limits.body_timeout.to_std(), body::next(body));
-        let piece = next.await.map_err(|_| late(limits))??;
-        let done = piece.is_none();
-        if let Some(piece) = piece {
-            held.add(limits, piece.len())?;
-            part.extend_from_slice(&piece);
-        }
-        check_length(spool.length() + part.len() as u64, limits)?;
-        if part.len() >= PART_BYTES || (done && !part.is_empty()) {
-            (spool, part, held) = off_the_lookups(move || {
-                spool.write(&part)?;
-                part.clear();
-                held.release();
-                Ok((spool, part, held))
-            })
-            .await?;
-        }
-        if done {
-            return Ok(spool);
-        }
-    }
 }

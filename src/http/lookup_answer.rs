@@ -2,10 +2,10 @@
 //!
 //! It does not know where answers come from.
 
+use crate::engine::answer_columns::Include;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Outcome};
 use crate::http::asked::Names;
-use crate::http::lookup_request::Include;
 use crate::metrics::{Code, Metrics};
 use crate::recency::Status;
 use crate::time::{EventTime, Stopwatch};

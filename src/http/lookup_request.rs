@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use crate::engine::Engine;
+use crate::engine::answer_columns::Include;
 use crate::engine::error::Problem;
 use crate::engine::lookup::LookupPlan;
 use crate::http::body::malformed;
@@ -98,32 +99,22 @@ pub(super) struct Wanted<'a> {
     pub(super) time_unit: Option<TimeUnit>,
 }
 
-/// What an answer says of each value besides the value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Include {
-    pub(super) statuses: bool,
-    pub(super) event_timestamps: bool,
-    pub(super) defaulted: bool,
-}
-
-impl Include {
-    fn read(words: &[Text<'_>]) -> Result<Self, Problem> {
-        let mut include = Self::default();
-        for word in words {
-            match &**word {
-                "statuses" => include.statuses = true,
-                "event_timestamps" => include.event_timestamps = true,
-                "defaulted" => include.defaulted = true,
-                other => {
-                    let valid = ["statuses", "event_timestamps", "defaulted"];
-                    let other = json::shorten(other);
-                    let detail = format!("\"include\" has \"{other}\"{}", hint(&other, valid));
-                    return Err(Problem::new(Code::InvalidValue, detail));
-                }
+fn read_include(words: &[Text<'_>]) -> Result<Include, Problem> {
+    let mut include = Include::default();
+    for word in words {
+        match &**word {
+            "statuses" => include.statuses = true,
+            "event_timestamps" => include.event_timestamps = true,
+            "defaulted" => include.defaulted = true,
+            other => {
+                let valid = ["statuses", "event_timestamps", "defaulted"];
+                let other = json::shorten(other);
+                let detail = format!("\"include\" has \"{other}\"{}", hint(&other, valid));
+                return Err(Problem::new(Code::InvalidValue, detail));
             }
         }
-        Ok(include)
     }
+    Ok(include)
 }
 
 impl<'a> Wanted<'a> {
@@ -156,7 +147,7 @@ impl<'a> Wanted<'a> {
         Ok(Self {
             entity_type: said.entity_type,
             what,
-            include: Include::read(said.include)?,
+            include: read_include(said.include)?,
             min_sequence: said.min_sequence.map(Sequence),
             strict,
             time_unit: time_unit(said.time_unit)?,
@@ -178,6 +169,11 @@ impl<'a> Wanted<'a> {
         }
         Ok(plan)
     }
+}
+
+/// The words of a list in a query, separated by commas.
+pub(super) fn words<'a>(text: Option<&'a str>) -> Option<Vec<Text<'a>>> {
+    text.map(|text| text.split(',').map(|word| Text(word.into())).collect())
 }
 
 /// Counts the values of an answer of `rows` rows, after `before` of the same request, and refuses

@@ -46,6 +46,10 @@ mod historical_rows;
 
 mod historical_columns;
 
+mod training;
+
+mod streamed;
+
 mod arrow_answer;
 
 mod arrow_body;
@@ -67,6 +71,8 @@ mod listing;
 mod cache;
 
 mod load;
+
+mod upload;
 
 mod operations;
 

@@ -4,12 +4,11 @@
 
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderValue, Response};
-use http_body_util::Full;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::engine::error::Problem;
-use crate::http::call::{Answered, Call, Format, respond};
+use crate::http::call::{Answered, Call, Format, respond, whole};
 use crate::http::door::Door;
 use crate::http::register::to_json;
 use crate::metrics::render::CONTENT_TYPE as METRICS_TYPE;
@@ -90,7 +89,7 @@ pub(super) async fn ready(call: Call) -> Answered {
 pub(super) async fn metrics(call: Call) -> Answered {
     let door = &call.door;
     let text = door.metrics.render(&view_rows(door), door.clock.now());
-    let mut response = Response::new(Full::from(text));
+    let mut response = Response::new(whole(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE));
     Ok(response)
 }

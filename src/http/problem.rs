@@ -4,11 +4,10 @@
 
 use axum::http::header::{ALLOW, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use serde::Serialize;
 
 use crate::engine::error::Problem;
-use crate::http::call::Reply;
+use crate::http::call::{Reply, whole};
 use crate::http::request_id;
 use crate::metrics::Code;
 
@@ -67,7 +66,7 @@ fn cut(detail: &str) -> &str {
 
 /// The response that says `problem` to the request with this id.
 pub(super) fn respond(problem: &Problem, request_id: &str) -> Reply {
-    let mut response = Response::new(Full::from(json(problem, request_id)));
+    let mut response = Response::new(whole(json(problem, request_id)));
     *response.status_mut() = status(problem.code);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

@@ -15,12 +15,12 @@ use axum::extract::Request;
 use axum::http::{Response, StatusCode};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use bytes::Bytes;
-use http_body_util::{Either, Full};
+use http_body_util::Either;
 use hyper::body::Body as HttpBody;
 use tower_service::Service;
 
 use crate::engine::error::Problem;
-use crate::http::call::{Answered, Call, Reply};
+use crate::http::call::{AnswerBody, Answered, Call, Reply};
 use crate::http::door::Door;
 use crate::http::{
     batch, cache, docs, entity, historical, listing, load, online, openapi, operations, problem,
@@ -126,9 +126,6 @@ routes! {
     Get "/docs/{file}" Docs Api docs::file,
 }
 
-/// The body of an answer: that of a route, or what axum made of one.
-pub(super) type AnswerBody = Either<Full<Bytes>, Body>;
-
 /// The routes that one listener serves.
 #[derive(Clone)]
 pub struct Routes {
@@ -151,7 +148,7 @@ impl Routes {
     {
         let request = request.map(Body::new);
         if let Some(entry) = self.plain(&request) {
-            return serve(Arc::clone(&self.door), *entry, request).await.map(Either::Left);
+            return serve(Arc::clone(&self.door), *entry, request).await;
         }
         match self.router.call(request).await {
             Ok(response) => response.map(Either::Right),

@@ -6,6 +6,7 @@ use arrow::array::{ArrayRef, Float64Array, Int32Array, StringArray, TimestampMil
 use serde_json::{Value, json};
 
 use crate::door::{ARROW, Door, PARQUET, steady};
+use crate::process::Reply;
 use crate::tables::{arrow, column, parquet, read_arrow, read_parquet, table};
 
 const HISTORICAL: &str = "/api/v1/features/historical";
@@ -26,6 +27,7 @@ fn history_answers_as_the_contract_says() {
     columns(&mut door);
     tables_in_and_out(&mut door);
     several_entities(&mut door);
+    training_sets(&mut door);
     door.finish();
 }
 
@@ -101,6 +103,65 @@ fn tables_in_and_out(door: &mut Door) {
             door.equal(wanted.1, &json!(ages), &json!([1, null, 3]));
         }
     }
+}
+
+/// A Parquet file that is answered in Parquet keeps its columns.
+fn training_sets(door: &mut Door) {
+    let day = 86_400_000;
+    let times = TimestampMillisecondArray::from_iter_values(
+        [0, 3, 0, 3].map(|days| 1_767_225_600_000 + days * day),
+    );
+    let labels = table(&[
+        ("customer", Arc::new(StringArray::from(vec!["u1", "u1", "nobody", "u1"]))),
+        ("when", Arc::new(times)),
+        ("label", Arc::new(Float64Array::from(vec![Some(0.5), None, Some(0.5), Some(1.0)]))),
+    ]);
+    let asked = "feature_names=user_profile:age&entity_map=user%3Dcustomer&timestamp=when";
+    let headers = [PARQUET, ("accept", PARQUET.1)];
+    let made = |door: &mut Door, more: &str| {
+        let target = format!("{HISTORICAL}?{asked}{more}");
+        door.ask("POST", &target, &headers, &parquet(&labels))
+    };
+    let check = |door: &mut Door, name: &str, reply: Reply, expected: Value| {
+        let found = read_parquet(&reply.body);
+        door.holds("label columns", found.columns()[..3] == *labels.columns());
+        let ages: Vec<Option<i32>> = column::<Int32Array>(&found, name).iter().collect();
+        door.equal(name, &json!(ages), &expected);
+        door.holds("nothing else", found.num_columns() == 4);
+    };
+    let reply = made(door, "");
+    check(door, "user_profile:age", reply, json!([1, 3, null, 3]));
+    let reply = made(door, "&names=view__feature");
+    check(door, "user_profile__age", reply, json!([1, 3, null, 3]));
+    // All of it arrived long after it happened.
+    let reply = made(door, "&names=bare&known_at_label_time=true");
+    check(door, "age", reply, json!([null, null, null, null]));
+    let reply = made(door, "&known_at=2126-01-01T00:00:00Z&names=bare");
+    check(door, "age", reply, json!([1, 3, null, 3]));
+    let reply = made(door, "&include=statuses");
+    let found = read_parquet(&reply.body);
+    let statuses = column::<StringArray>(&found, "user_profile:age__status");
+    door.equal("statuses", &json!(statuses.value(2)), &json!("NOT_FOUND"));
+    let mut refused = |more: &str, code: &str, says: &str| {
+        let reply = made(door, more);
+        let (found, expected) = (reply.json()["code"].clone(), json!(code));
+        door.equal(more, &found, &expected);
+        door.holds(says, reply.to_string().contains(says));
+    };
+    refused("&names=short", "MALFORMED_REQUEST", "view__feature, bare or reference");
+    refused("&known_at=2126-01-01&known_at_label_time=true", "MALFORMED_REQUEST", "not both");
+    refused("&nam=bare", "MALFORMED_REQUEST", "nam");
+    let target = format!("{HISTORICAL}?feature_names=user_profile:age&entity_map=user");
+    let reply = door.ask("POST", &target, &headers, &parquet(&labels));
+    door.equal("no column", &reply.json()["code"], &json!("MALFORMED_REQUEST"));
+    let target = format!("{HISTORICAL}?feature_names=user_profile:age&timestamp=when");
+    let reply = door.ask("POST", &target, &headers, &parquet(&labels));
+    door.equal("no key", &reply.json()["code"], &json!("INVALID_VALUE"));
+    door.equal("no key", &reply.json()["errors"][0]["field"], &json!("user_id"));
+    let reply = door.ask("POST", &target, &headers, b"PAR1 is not all of it");
+    door.equal("no Parquet", &reply.json()["code"], &json!("MALFORMED_REQUEST"));
+    let reply = door.ask("POST", &target, &headers, b"");
+    door.equal("nothing", &reply.json()["code"], &json!("MALFORMED_REQUEST"));
 }
 
 fn several_entities(door: &mut Door) {

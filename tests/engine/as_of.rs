@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMicrosecondArray};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int32Type, TimestampMicrosecondType};
 use larder::engine::Engine;
 use larder::engine::load::{EventTimes, LoadOptions};
 use larder::engine::lookup::LookupPlan;
+use larder::engine::training::{Known, LabelOptions, Names, Training};
 use larder::engine::writes::{Durability, WriteBatch};
 use larder::recency::Status;
 use larder::registry::plan::What;
@@ -26,6 +27,7 @@ use tempfile::TempDir;
 use crate::support::{
     PROJECT, Random, Told, data, define, keys, load, now, open_at, plan, text_key, then,
 };
+use crate::training::{EVERYTHING, train};
 
 const PAIRS: usize = 10_000;
 const ROUTE_PAIRS: usize = 3_000;
@@ -143,6 +145,7 @@ fn cell(column: &dyn Array, row: usize) -> Cell {
         DataType::Float64 => Value::Float64(column.as_primitive::<Float64Type>().value(row)),
         DataType::Float32 => Value::Float32(column.as_primitive::<Float32Type>().value(row)),
         DataType::Int32 => Value::Int32(column.as_primitive::<Int32Type>().value(row)),
+        DataType::Utf8 => Value::String(column.as_string::<i32>().value(row).into()),
         DataType::LargeUtf8 => Value::String(column.as_string::<i64>().value(row).into()),
         DataType::Timestamp(..) => {
             let micros = column.as_primitive::<TimestampMicrosecondType>().value(row);
@@ -313,6 +316,7 @@ impl Store {
         pairs: &[(Vec<u8>, EventTime)],
         known_at: Option<ArrivalTime>,
     ) {
+        self.check_training(accepted, pairs, known_at);
         let plan = self.plan(Purpose::AsOf);
         let batch = keys(pairs.iter().map(|(key, _)| key));
         let times = pairs.iter().map(|(_, at)| *at).collect();
@@ -321,6 +325,42 @@ impl Store {
             let expected = accepted.answer(key, *at, known_at);
             let key = String::from_utf8_lossy(key);
             assert_eq!(found, expected, "{key:?} at {at}, known at {known_at:?}");
+        }
+    }
+
+    /// A training set of the same pairs says the same, known then or at each label's time.
+    fn check_training(
+        &self,
+        accepted: &Accepted,
+        pairs: &[(Vec<u8>, EventTime)],
+        known_at: Option<ArrivalTime>,
+    ) {
+        let labels = labels(self.table.join_keys, pairs);
+        let arrivals_known = accepted.rows.values().flatten().any(|r| r.arrival > ArrivalTime::MIN);
+        let at_label_time = arrivals_known.then_some(Known::AtLabelTime);
+        let then = known_at.map_or(Known::Now, Known::At);
+        for known in [then].into_iter().chain(at_label_time) {
+            let training = Training {
+                plan: self.plan(Purpose::AsOf),
+                of_service: false,
+                labels: LabelOptions::default(),
+                names: Names::Bare,
+                include: EVERYTHING,
+                known,
+            };
+            let made = train(&self.engine, &training, &labels).expect("the labels are right");
+            assert_eq!(made.num_rows(), pairs.len());
+            for (row, (key, at)) in pairs.iter().enumerate() {
+                let known_at = match known {
+                    Known::AtLabelTime => Some(ArrivalTime::from_micros(at.micros())),
+                    Known::Now | Known::At(_) => known_at,
+                };
+                let names = self.table.columns.iter().map(|column| column.name);
+                let found: Vec<Told> = names.map(|name| told(&made, name, row)).collect();
+                let expected = accepted.answer(key, *at, known_at);
+                let key = String::from_utf8_lossy(key);
+                assert_eq!(found, expected, "{key:?} at {at}, {known:?}");
+            }
         }
     }
 
@@ -337,6 +377,45 @@ impl Store {
         for (key, found) in everybody.iter().zip(online) {
             assert_eq!(found, accepted.answer(key, at, None), "{:?}", String::from_utf8_lossy(key));
         }
+    }
+}
+
+/// A table of labels, one for each pair.
+fn labels(join_keys: &[&str], pairs: &[(Vec<u8>, EventTime)]) -> RecordBatch {
+    let mut columns: Vec<(String, ArrayRef)> = Vec::new();
+    for (part, name) in join_keys.iter().enumerate() {
+        let texts = pairs.iter().map(|(key, _)| part_of(key, part));
+        columns.push(((*name).to_owned(), Arc::new(StringArray::from_iter_values(texts))));
+    }
+    let times = pairs.iter().map(|(_, at)| at.micros());
+    let times = TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC");
+    columns.push(("event_timestamp".to_owned(), Arc::new(times)));
+    RecordBatch::try_from_iter(columns).expect("columns of one length")
+}
+
+/// One of the texts that a key is made of, each behind its length.
+fn part_of(key: &[u8], part: usize) -> &str {
+    let (length, rest) = key.split_first_chunk::<2>().expect("a length");
+    let (text, rest) = rest.split_at(u16::from_be_bytes(*length).into());
+    if part == 0 { std::str::from_utf8(text).expect("a text") } else { part_of(rest, part - 1) }
+}
+
+/// What a training set says of a feature in a row.
+fn told(made: &RecordBatch, name: &str, row: usize) -> Told {
+    let column = |end: &str| made.column_by_name(&format!("{name}{end}")).expect(name);
+    let statuses = [Status::Present, Status::NullValue, Status::NotFound, Status::OutsideMaxAge];
+    let said = column("__status").as_string::<i32>().value(row);
+    let times = column("__event_timestamp");
+    Told {
+        status: *statuses.iter().find(|status| status.as_str() == said).expect("a status"),
+        value: match cell(column(""), row) {
+            Cell::Value(value) => Some(value),
+            _ => None,
+        },
+        defaulted: column("__defaulted").as_boolean().value(row),
+        event_time: (!times.is_null(row)).then(|| {
+            EventTime::from_micros(times.as_primitive::<TimestampMicrosecondType>().value(row))
+        }),
     }
 }
 

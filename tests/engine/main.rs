@@ -8,3 +8,5 @@ mod expected;
 mod model;
 
 mod support;
+
+mod training;

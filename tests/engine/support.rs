@@ -72,7 +72,7 @@ pub(crate) async fn load(
     options: LoadOptions,
 ) -> Result<Loaded, Problem> {
     let turn = engine.begin_load()?;
-    let mut spool = engine.spool(&turn)?;
+    let mut spool = engine.spool()?;
     spool.write(&std::fs::read(path).expect("the file is there"))?;
     let registry = engine.registry();
     let view = registry.view_named(PROJECT, view).expect("the view is defined").clone();

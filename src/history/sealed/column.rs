@@ -54,11 +54,18 @@ impl Column {
     }
 
     /// The number at `index`, which is below the column's count.
+    #[inline]
     pub(super) fn get(self, block: &[u8], index: usize) -> u64 {
-        let mut bytes = [0; 8];
         let at = self.at + index * self.width;
-        bytes[..self.width].copy_from_slice(&block[at..at + self.width]);
-        self.least.wrapping_add(u64::from_le_bytes(bytes))
+        // Asked for every row of a training set, so each width is read as the number it is.
+        let difference = match self.width {
+            0 => 0,
+            1 => u64::from(block[at]),
+            2 => u64::from(u16::from_le_bytes(part_of(block, at))),
+            4 => u64::from(u32::from_le_bytes(part_of(block, at))),
+            _ => u64::from_le_bytes(part_of(block, at)),
+        };
+        self.least.wrapping_add(difference)
     }
 
     /// Whether the numbers never decrease and end with `last`; so they can be used as the ends of
@@ -80,6 +87,13 @@ impl Column {
         let start = if index == 0 { 0 } else { self.get(block, index - 1) as usize };
         start..self.get(block, index) as usize
     }
+}
+
+#[inline]
+fn part_of<const N: usize>(block: &[u8], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&block[at..at + N]);
+    bytes
 }
 
 /// A time as a number that has the same order.

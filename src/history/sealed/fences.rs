@@ -4,6 +4,7 @@
 //! It does not know whether the blocks it points to hold rows or further fences.
 
 use super::column::{self, Column};
+use super::search::first_not_below;
 use crate::ids::Sequence;
 use crate::time::EventTime;
 
@@ -143,10 +144,27 @@ impl Fences {
 
     /// The last block that begins before the row of `key` with that order would stand.
     pub(super) fn before(&self, key: &[u8], below: (EventTime, Sequence)) -> Option<usize> {
-        self.last(|index| match self.key(index).cmp(key) {
+        self.last(|index| self.begins_before(index, key, below))
+    }
+
+    /// The same, sought from the block at `from` on, which may be it. None unless there is a later
+    /// block here that begins behind the row: only then can no other fences know better.
+    pub(super) fn before_from(
+        &self,
+        from: usize,
+        key: &[u8],
+        below: (EventTime, Sequence),
+    ) -> Option<usize> {
+        let after =
+            first_not_below(from, self.count, |index| self.begins_before(index, key, below));
+        (after > from && after < self.count).then(|| after - 1)
+    }
+
+    fn begins_before(&self, index: usize, key: &[u8], below: (EventTime, Sequence)) -> bool {
+        match self.key(index).cmp(key) {
             std::cmp::Ordering::Equal => self.order(index) < below,
             unequal => unequal.is_lt(),
-        })
+        }
     }
 
     /// The block that holds the row with a number.

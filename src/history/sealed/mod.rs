@@ -5,6 +5,8 @@
 
 mod column;
 
+mod search;
+
 mod entry;
 
 mod rows;
@@ -21,6 +23,8 @@ mod build;
 
 mod cursor;
 
+mod lane;
+
 mod scan;
 
 mod words;
@@ -34,8 +38,11 @@ pub use cursor::Cursor;
 pub use entry::{RowIn, SealedEntry, name_of, number_of_name, path};
 pub use file::{OpenSealedError, SealedFile};
 pub use footer::{Head, HeadError, MAGIC, SectionFacts};
+pub use lane::{Lane, Walk};
 pub use scan::Scan;
 pub use words::describe;
 
-/// Length a block grows to before the next one begins; a longer row gets a block of its own.
-const BLOCK_BYTES: usize = 16 << 10;
+/// Length a block grows to before the next one begins; a longer row gets a block of its own. Reads
+/// of one key read and check whole blocks, so short ones make them quick; still shorter ones would
+/// not pay for the call that reads them.
+const BLOCK_BYTES: usize = 4 << 10;

@@ -3,10 +3,12 @@
 //!
 //! It does not know the file around it; where it stands is a part of its checksum.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 
 use super::column::{self, Column};
 use super::entry::RowIn;
+use super::search::first_not_below;
 use crate::archive::RowRef;
 use crate::ids::{Sequence, Slot};
 use crate::time::{ArrivalTime, EventTime};
@@ -283,18 +285,37 @@ impl Rows {
         &self.block[self.keys_at + part.start..self.keys_at + part.end]
     }
 
+    /// Number of its keys.
+    pub(super) fn keys(&self) -> usize {
+        self.keys
+    }
+
     /// The rows of `key`; none if there is none here.
     pub(super) fn rows_of(&self, key: &[u8]) -> Option<Range<usize>> {
-        let (mut low, mut high) = (0, self.keys);
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.key(middle).cmp(key) {
-                std::cmp::Ordering::Equal => return Some(self.rows_at(middle)),
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-            }
-        }
-        None
+        let index = self.first_key_from(0, key);
+        (index < self.keys && self.key(index) == key).then(|| self.rows_at(index))
+    }
+
+    /// The first of its keys from `low` on that is not below `key`; their number if all are. Looks
+    /// near `low` first.
+    pub(super) fn first_key_from(&self, low: usize, key: &[u8]) -> usize {
+        first_not_below(low, self.keys, |index| self.key(index) < key)
+    }
+
+    /// The first row of `rows`, from `low` on, whose order is not below `below`; their end if all
+    /// are. Looks near `low` first.
+    pub(super) fn first_row_from(
+        &self,
+        low: usize,
+        rows: &Range<usize>,
+        below: (EventTime, Sequence),
+    ) -> usize {
+        let time = column::ordered_time(below.0);
+        first_not_below(low, rows.end, |row| match self.times.get(&self.block, row).cmp(&time) {
+            Ordering::Less => true,
+            Ordering::Greater => false,
+            Ordering::Equal => self.sequences.get(&self.block, row) < below.1.0,
+        })
     }
 
     /// The rows of one of its keys.

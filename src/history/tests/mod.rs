@@ -10,6 +10,8 @@ mod as_of;
 
 mod sealing;
 
+mod sweep;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -31,14 +31,14 @@ fn install(opened: &mut Opened, made: &Made) -> bool {
     }
 }
 
-fn seal_one(opened: &mut Opened) -> bool {
+pub(super) fn seal_one(opened: &mut Opened) -> bool {
     match opened.sealer.seal_next(&mut Unhurried) {
         Ok(Some(made)) => install(opened, &made),
         _ => false,
     }
 }
 
-fn merge_one(opened: &mut Opened) -> bool {
+pub(super) fn merge_one(opened: &mut Opened) -> bool {
     match opened.sealer.merge_next(&mut Unhurried) {
         Ok(Some(made)) => install(opened, &made),
         _ => false,

@@ -15,6 +15,8 @@ use crate::value::json::{ValueError, shorten};
 use crate::value::key::{self, KeyPart};
 use crate::value::types::{FeatureType, KeyType, ScalarType};
 
+pub mod build;
+
 mod physical;
 
 use physical::{Form, Kind, Lists, Physical};

@@ -1,0 +1,234 @@
+//! Training sets: the rows of a table of labels, in order and with all their columns, and beside
+//! them the features as they stood at each label's time.
+//!
+//! It does not know where the labels come from nor where the training set goes; files and streams
+//! are passed in.
+
+mod labels;
+
+mod features;
+
+mod order;
+
+mod output;
+
+pub mod summary;
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::disk::DiskFile;
+use crate::engine::answer_columns::{self, Include};
+use crate::engine::error::{Place, Problem};
+use crate::engine::label_columns::KeyColumns;
+use crate::engine::lookup::LookupPlan;
+use crate::engine::shared::Shared;
+use crate::engine::training::features::{Gather, Work};
+use crate::engine::training::labels::LabelFile;
+use crate::engine::training::output::Output;
+use crate::metrics::Code;
+use crate::registry::plan::{Column, Plan};
+use crate::time::{ArrivalTime, TimeUnit};
+use crate::value::types::FeatureType;
+
+/// Labels whose features are gathered in one pass over history.
+const CHUNK_LABELS: usize = 1 << 20;
+/// Fewest of them, however wide the features are.
+const FEWEST_LABELS: usize = 4096;
+/// Bytes of features of one pass, about.
+const CHUNK_BYTES: usize = 64 << 20;
+/// What a text, or an array of no fixed length, is taken to have before any was seen.
+const TEXT_BYTES: usize = 1024;
+
+/// The right to make one of the training sets that are made at a time.
+pub struct TrainingTurn {
+    /// Given back when the turn is dropped.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+/// A training set as asked for.
+pub struct Training {
+    /// The features.
+    pub plan: Arc<LookupPlan>,
+    /// The features are those of a service, which may have named them.
+    pub of_service: bool,
+    /// How the labels are read.
+    pub labels: LabelOptions,
+    /// What the feature columns are called.
+    pub names: Names,
+    /// What stands beside each feature.
+    pub include: Include,
+    /// What of history is seen.
+    pub known: Known,
+}
+
+/// How a table of labels is read.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct LabelOptions {
+    /// The column of the label's time; `event_timestamp` if none is named.
+    pub timestamp: Option<String>,
+    /// The unit of that column where it holds integers; microseconds if none is named.
+    pub time_unit: Option<TimeUnit>,
+    /// Columns of entity keys that are not named as the keys are.
+    pub keys: Vec<KeyColumns>,
+}
+
+/// What feature columns are called. The `as` name of a service comes before all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Names {
+    /// `view__feature`.
+    #[default]
+    ViewFeature,
+    /// `feature`.
+    Bare,
+    /// As asked, which mostly is `view:feature`.
+    Reference,
+}
+
+impl Names {
+    /// All, as they are written.
+    pub const ALL: [(&'static str, Self); 3] = [
+        ("view__feature", Self::ViewFeature),
+        ("bare", Self::Bare),
+        ("reference", Self::Reference),
+    ];
+}
+
+/// What of history a training set sees, besides that nothing happened after the label.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Known {
+    /// Whatever has arrived by now.
+    Now,
+    /// What had arrived by then.
+    At(ArrivalTime),
+    /// What had arrived by each label's own time.
+    AtLabelTime,
+}
+
+/// Makes one training set.
+pub(super) struct Trainer<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) training: &'a Training,
+    pub(super) file: Arc<dyn DiskFile>,
+    /// Hears the labels done so far and the labels there are.
+    pub(super) progress: &'a (dyn Fn(u64, u64) + Sync),
+}
+
+impl Trainer<'_> {
+    /// Blocking. Nothing is written to `out` before all labels are known to be sound.
+    pub(super) fn run(&self, out: impl Write + Send) -> Result<(), Problem> {
+        // A file that is no Parquet may break the reader; that is the file's mistake.
+        let made = catch_unwind(AssertUnwindSafe(|| self.make(out)));
+        made.unwrap_or_else(|_| Err(unreadable(&"the reader gave up on it")))
+    }
+
+    fn make(&self, out: impl Write + Send) -> Result<(), Problem> {
+        let Training { plan, labels: options, include, .. } = self.training;
+        let columns = &plan.plan.columns;
+        let names = names(self.training);
+        let labels = LabelFile::open(&self.file, &plan.plan, options, &self.shared.limits)?;
+        check_names(&names, &labels, *include)?;
+        let mut chunks = labels.chunks(labels_at_once(columns))?;
+        let mut chunk = chunks.next_chunk()?;
+        if labels.rows() > chunk.times.len() as u64 {
+            // What is wrong further on is to be said before anything is written.
+            labels.check()?;
+        }
+        let work = Work::new(labels.rows(), plan.plan.sources.len(), self.progress);
+        let gather = Gather::new(self.shared, self.training, &work)?;
+        let fields: Vec<_> = (names.iter().zip(columns))
+            .flat_map(|(name, column)| answer_columns::fields(name, column.feature_type, *include))
+            .collect();
+        let mut output = Output::begin(&labels, fields, out)?;
+        while !chunk.times.is_empty() {
+            let features = gather.features(&chunk)?;
+            let rows = chunk.times.len();
+            // Not both at once: each is large.
+            drop(chunk);
+            let bytes: usize = features.iter().map(|array| array.get_array_memory_size()).sum();
+            chunks.take_at_once(labels_of(bytes / rows));
+            output.write(&features, rows)?;
+            drop(features);
+            chunk = chunks.next_chunk()?;
+        }
+        output.finish()
+    }
+}
+
+/// How many labels are taken at once, so that their features take about [`CHUNK_BYTES`]; the first
+/// time, when nothing is known of the length of texts, fewer.
+fn labels_at_once(columns: &[Column]) -> usize {
+    let width = |column: &Column| match column.feature_type {
+        FeatureType::Scalar(scalar) => scalar.fixed_width().unwrap_or(TEXT_BYTES),
+        FeatureType::Array { element, length } => {
+            let each = element.fixed_width().unwrap_or(TEXT_BYTES);
+            length.map_or(TEXT_BYTES, |length| length as usize * each)
+        }
+    };
+    labels_of(columns.iter().map(width).sum())
+}
+
+fn labels_of(bytes_each: usize) -> usize {
+    (CHUNK_BYTES / bytes_each.max(1)).clamp(FEWEST_LABELS, CHUNK_LABELS)
+}
+
+/// What the feature columns are called.
+fn names(training: &Training) -> Vec<String> {
+    let Plan { sources, columns, .. } = &training.plan.plan;
+    let name = |column: &Column| {
+        // A service's own name has no colon, a reference of a service always has one.
+        if training.of_service && !column.name.contains(':') {
+            return column.name.to_string();
+        }
+        let view = &sources[column.source].view;
+        let feature = view.feature(column.slot).map_or("", |feature| &feature.name);
+        match training.names {
+            Names::ViewFeature => format!("{}__{feature}", view.declared_name()),
+            Names::Bare => feature.to_owned(),
+            Names::Reference => column.name.to_string(),
+        }
+    };
+    columns.iter().map(name).collect()
+}
+
+/// Refuses two columns of one name.
+fn check_names(names: &[String], labels: &LabelFile<'_>, include: Include) -> Result<(), Problem> {
+    let number = FeatureType::Scalar(crate::value::types::ScalarType::Bool);
+    let mut seen = std::collections::HashSet::new();
+    for name in names {
+        for field in answer_columns::fields(name, number, include) {
+            let name = field.name();
+            if labels.schema().fields().iter().any(|label| label.name() == name) {
+                let detail = format!(
+                    "the feature column \"{name}\" would collide with the label column of that \
+                     name; name the features otherwise (names) or rename the label column"
+                );
+                return Err(Problem::new(Code::InvalidValue, detail));
+            }
+            if !seen.insert(name.clone()) {
+                let detail = format!(
+                    "two feature columns would be called \"{name}\"; name the features otherwise \
+                     (names)"
+                );
+                return Err(Problem::new(Code::InvalidValue, detail));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Problem {
+    let detail = format!("the labels cannot be read as Parquet: {error}");
+    Problem::new(Code::MalformedRequest, detail)
+}
+
+/// A label that cannot be used.
+fn bad_label(place: Place) -> Problem {
+    let Place { index, field, found, expected } = &place;
+    let row = index.map(|index| format!(" in row {index}")).unwrap_or_default();
+    let detail = format!("label column \"{field}\"{row}: found {found}, expected {expected}");
+    Problem::new(Code::InvalidValue, detail).with_places(vec![place])
+}

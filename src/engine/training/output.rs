@@ -1,0 +1,217 @@
+//! The training set as Parquet: the label columns as they were read, the feature columns beside
+//! them, a row group at a time.
+//!
+//! It does not know how features are found, nor where the bytes go.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::thread;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Field, FieldRef, Schema};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::arrow::arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::arrow::{ArrowSchemaConverter, ArrowWriter};
+use parquet::basic::{Compression, Type};
+use parquet::errors::ParquetError;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
+
+use super::labels::LabelFile;
+use super::unreadable;
+use crate::engine::error::Problem;
+use crate::metrics::Code;
+
+/// Bytes of labels of one row group at most, about.
+const GROUP_BYTES: u64 = 64 << 20;
+/// Rows of features encoded at once.
+const SLICE_ROWS: usize = 65_536;
+
+/// A training set on its way.
+pub(super) struct Output<W: Write + Send> {
+    file: SerializedFileWriter<W>,
+    columns: ArrowRowGroupWriterFactory,
+    labels: Rows,
+    label_fields: Vec<FieldRef>,
+    feature_fields: Vec<FieldRef>,
+    group_rows: usize,
+    groups: usize,
+}
+
+/// The rows of the labels, as many at a time as are asked for.
+struct Rows {
+    batches: ParquetRecordBatchReader,
+    /// What was not asked for yet of the last batch.
+    rest: Option<RecordBatch>,
+}
+
+impl Rows {
+    /// Up to `most` of the next rows; none behind the last.
+    fn next(&mut self, most: usize) -> Result<Option<RecordBatch>, Problem> {
+        let batch = match self.rest.take() {
+            Some(rest) => rest,
+            None => match self.batches.next() {
+                Some(batch) => batch.map_err(|error| unreadable(&error))?,
+                None => return Ok(None),
+            },
+        };
+        if batch.num_rows() > most {
+            self.rest = Some(batch.slice(most, batch.num_rows() - most));
+        }
+        Ok(Some(batch.slice(0, batch.num_rows().min(most))))
+    }
+}
+
+impl<W: Write + Send> Output<W> {
+    /// Begins a file with the columns of `labels` and then `features`.
+    pub(super) fn begin(
+        labels: &LabelFile<'_>,
+        features: Vec<Field>,
+        out: W,
+    ) -> Result<Self, Problem> {
+        let label_fields: Vec<FieldRef> = labels.schema().fields().iter().cloned().collect();
+        let feature_fields: Vec<FieldRef> = features.into_iter().map(Arc::new).collect();
+        let fields: Vec<FieldRef> = label_fields.iter().chain(&feature_fields).cloned().collect();
+        let metadata = labels.schema().metadata().clone();
+        let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
+        let properties = properties(&schema).map_err(|error| failed(&error))?;
+        let writer = ArrowWriter::try_new(out, schema, Some(properties));
+        let begun = writer.and_then(ArrowWriter::into_serialized_writer);
+        let (file, columns) = begun.map_err(|error| failed(&error))?;
+        let group_rows = usize::try_from(GROUP_BYTES / labels.row_bytes()).unwrap_or(usize::MAX);
+        Ok(Self {
+            file,
+            columns,
+            labels: Rows { batches: labels.batches()?, rest: None },
+            label_fields,
+            feature_fields,
+            group_rows: group_rows.max(1),
+            groups: 0,
+        })
+    }
+
+    /// Adds the next `rows` labels with these features.
+    pub(super) fn write(&mut self, features: &[ArrayRef], rows: usize) -> Result<(), Problem> {
+        for from in (0..rows).step_by(self.group_rows.min(rows.max(1))) {
+            let rows = self.group_rows.min(rows - from);
+            let features: Vec<ArrayRef> =
+                features.iter().map(|array| array.slice(from, rows)).collect();
+            self.write_group(&features, rows)?;
+        }
+        Ok(())
+    }
+
+    /// One row group: its labels are decoded and encoded here, its features beside that.
+    fn write_group(&mut self, features: &[ArrayRef], rows: usize) -> Result<(), Problem> {
+        let writers = self.columns.create_column_writers(self.groups);
+        let mut of_labels = writers.map_err(|error| failed(&error))?;
+        let leaves = of_labels.len() - leaves_of(&self.feature_fields, features)?;
+        let mut of_features = of_labels.split_off(leaves);
+        let (labels, label_fields) = (&mut self.labels, &self.label_fields);
+        let feature_fields = &self.feature_fields;
+        thread::scope(|scope| -> Result<(), Problem> {
+            let beside = || encode_slices(feature_fields, features, &mut of_features);
+            let encoding = scope.spawn(beside);
+            let labels = encode_labels(label_fields, labels, rows, &mut of_labels);
+            let features = encoding.join().unwrap_or_else(|_| {
+                Err(ParquetError::General("a thread that encodes features failed".to_owned()))
+            });
+            labels.and(features.map_err(|error| failed(&error)))
+        })?;
+        self.append(of_labels.into_iter().chain(of_features)).map_err(|error| failed(&error))
+    }
+
+    fn append(
+        &mut self,
+        columns: impl Iterator<Item = ArrowColumnWriter>,
+    ) -> Result<(), ParquetError> {
+        let mut group = self.file.next_row_group()?;
+        for column in columns {
+            column.close()?.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        self.groups += 1;
+        Ok(())
+    }
+
+    /// Completes the file.
+    pub(super) fn finish(mut self) -> Result<(), Problem> {
+        self.file.finish().map_err(|error| failed(&error))?;
+        self.file.inner_mut().flush().map_err(|error| failed(&error))
+    }
+}
+
+fn leaves_of(fields: &[FieldRef], arrays: &[ArrayRef]) -> Result<usize, Problem> {
+    let mut leaves = 0;
+    for (field, array) in fields.iter().zip(arrays) {
+        let empty = array.slice(0, 0);
+        leaves += compute_leaves(field, &empty).map_err(|error| failed(&error))?.len();
+    }
+    Ok(leaves)
+}
+
+fn encode_slices(
+    fields: &[FieldRef],
+    arrays: &[ArrayRef],
+    writers: &mut [ArrowColumnWriter],
+) -> Result<(), ParquetError> {
+    let rows = arrays.first().map_or(0, |array| array.len());
+    for from in (0..rows).step_by(SLICE_ROWS) {
+        let length = SLICE_ROWS.min(rows - from);
+        let slices: Vec<ArrayRef> = arrays.iter().map(|array| array.slice(from, length)).collect();
+        encode(fields, &slices, writers)?;
+    }
+    Ok(())
+}
+
+fn encode_labels(
+    fields: &[FieldRef],
+    labels: &mut Rows,
+    rows: usize,
+    writers: &mut [ArrowColumnWriter],
+) -> Result<(), Problem> {
+    let mut left = rows;
+    while left > 0 {
+        let Some(batch) = labels.next(left)? else {
+            return Err(unreadable(&"it has fewer rows than it says"));
+        };
+        left -= batch.num_rows();
+        encode(fields, batch.columns(), writers).map_err(|error| failed(&error))?;
+    }
+    Ok(())
+}
+
+fn encode(
+    fields: &[FieldRef],
+    arrays: &[ArrayRef],
+    writers: &mut [ArrowColumnWriter],
+) -> Result<(), ParquetError> {
+    let mut writers = writers.iter_mut();
+    for (field, array) in fields.iter().zip(arrays) {
+        for leaf in compute_leaves(field, array)? {
+            if let Some(writer) = writers.next() {
+                writer.write(&leaf)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Numbers rarely repeat, and looking for it takes longer than all else; texts do.
+fn properties(schema: &Schema) -> Result<WriterProperties, ParquetError> {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_dictionary_enabled(false);
+    for column in ArrowSchemaConverter::new().convert(schema)?.columns() {
+        if matches!(column.physical_type(), Type::BYTE_ARRAY | Type::FIXED_LEN_BYTE_ARRAY) {
+            properties = properties.set_column_dictionary_enabled(column.path().clone(), true);
+        }
+    }
+    Ok(properties.build())
+}
+
+fn failed(error: &dyn std::error::Error) -> Problem {
+    Problem::new(Code::Internal, format!("the training set cannot be written: {error}"))
+}

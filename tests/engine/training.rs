@@ -1,0 +1,353 @@
+//! Training sets: every row and column of the labels is kept, whatever they look like, and features
+//! stand beside them as history has them.
+//!
+//! It does not check values over much data; `as_of` does, against scans.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, DictionaryArray, Float64Array, Int32Array, Int64Array,
+    LargeStringArray, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
+};
+use arrow::compute::concat_batches;
+use arrow::datatypes::{Date32Type, Field, Float64Type, Int32Type, Int64Type, Schema};
+use larder::disk::Disk;
+use larder::disk::real::RealDisk;
+use larder::engine::Engine;
+use larder::engine::answer_columns::Include;
+use larder::engine::error::Problem;
+use larder::engine::label_columns::KeyColumns;
+use larder::engine::training::{Known, LabelOptions, Names, Training};
+use larder::engine::writes::{Durability, WriteBatch};
+use larder::ids::Slot;
+use larder::metrics::Code;
+use larder::registry::plan::What;
+use larder::registry::resolve::Purpose;
+use larder::time::{ArrivalTime, EventTime, ManualClock};
+use larder::value::cell::{CellRef, ValueRef};
+use larder::value::types::KeyType;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::properties::WriterProperties;
+use tempfile::TempDir;
+
+use crate::support::{PROJECT, define, key, open_at, plan};
+
+pub(crate) const EVERYTHING: Include =
+    Include { statuses: true, event_timestamps: true, defaulted: true };
+
+/// Rows of one group of the labels' file, so that there are several.
+const GROUP_ROWS: usize = 1000;
+
+/// Makes a training set of labels in a file, and reads it.
+pub(crate) fn train(
+    engine: &Arc<Engine>,
+    training: &Training,
+    labels: &RecordBatch,
+) -> Result<RecordBatch, Problem> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("labels.parquet");
+    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(GROUP_ROWS));
+    let file = File::create_new(&path).expect("a new file");
+    let writer = ArrowWriter::try_new(file, labels.schema(), Some(properties.build()));
+    let mut writer = writer.expect("a schema");
+    writer.write(labels).expect("it can be written");
+    writer.close().expect("it can be written");
+    let file = RealDisk.open_read(&path).expect("it is there");
+    let mut out = Vec::new();
+    let turn = engine.begin_training()?;
+    engine.train(&turn, training, file, &mut out, &|_, _| {})?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(out));
+    let reader = reader.expect("Parquet");
+    let schema = reader.schema().clone();
+    let reader = reader.build().expect("Parquet");
+    let batches: Vec<RecordBatch> = reader.map(|batch| batch.expect("Parquet")).collect();
+    let made = concat_batches(&schema, &batches).expect("batches of one schema");
+    // The batches themselves do not have what the file says of itself.
+    Ok(made.with_schema(schema).expect("its schema"))
+}
+
+const DEFINITIONS: &str = r#"
+    [entity.user]
+    join_keys = ["user_id:int64"]
+    [entity.route]
+    join_keys = ["origin", "dest"]
+    [view.profile]
+    entity = "user"
+    features = { age = "int32", score = { type = "float64", default = -1.0 } }
+    [view.traffic]
+    entity = "route"
+    features = { cars = "int64", age = "int32" }
+    [service.all]
+    features = [
+        "profile:age",
+        { ref = "profile:score", as = "risk" },
+        "traffic:cars",
+        { ref = "profile:age", entity = "friend", as = "friend_age" },
+    ]
+"#;
+
+struct Store {
+    _directory: TempDir,
+    engine: Arc<Engine>,
+}
+
+/// The instant of everything below.
+const T: i64 = 1_770_000_000_000_000;
+
+impl Store {
+    /// Users 1 to 5 got an age and a score at T + their number in seconds; the route from a to b
+    /// has cars at T.
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let clock = ManualClock::new(ArrivalTime::from_micros(T + 3_600_000_000));
+        let engine = open_at(directory.path(), &clock, Durability::Os);
+        define(&engine, DEFINITIONS).await.expect("the definitions are right");
+        let registry = engine.registry();
+        let view = |name: &str| registry.view_named(PROJECT, name).expect("defined").clone();
+        let (profile, traffic) = (view("profile"), view("traffic"));
+        let mut batch = WriteBatch::new(&registry, engine.limits());
+        for user in 1..=5_i32 {
+            batch.start(&profile);
+            batch.set(Slot(0), CellRef::Value(ValueRef::Int32(20 + user)));
+            batch.set(Slot(1), CellRef::Value(ValueRef::Float64(f64::from(user) / 10.0)));
+            let at = EventTime::from_micros(T + i64::from(user) * 1_000_000);
+            let user = key(&[(KeyType::Int64, &user.to_string())]);
+            batch.end(&user, Some(at)).expect("a small row");
+        }
+        batch.start(&traffic);
+        batch.set(Slot(0), CellRef::Value(ValueRef::Int64(7)));
+        let route = key(&[(KeyType::String, "a"), (KeyType::String, "b")]);
+        batch.end(&route, Some(EventTime::from_micros(T))).expect("a small row");
+        engine.write(PROJECT, batch, None).await.expect("it is accepted");
+        Self { _directory: directory, engine }
+    }
+
+    fn training(&self, what: What<'_>) -> Training {
+        let of_service = matches!(what, What::Service(_));
+        Training {
+            plan: plan(&self.engine, what, Purpose::AsOf).expect("the features are defined"),
+            of_service,
+            labels: LabelOptions::default(),
+            names: Names::default(),
+            include: Include::default(),
+            known: Known::Now,
+        }
+    }
+
+    fn ages(&self) -> Training {
+        self.training(What::Features(vec!["profile:age"]))
+    }
+}
+
+fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    let columns = columns.into_iter().map(|(name, array)| (name, array, true));
+    RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length")
+}
+
+fn micros(times: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from_iter_values(times))
+}
+
+fn users(users: &[i64]) -> ArrayRef {
+    Arc::new(Int64Array::from(users.to_vec()))
+}
+
+fn ages(made: &RecordBatch) -> Vec<Option<i32>> {
+    let column = made.column_by_name("profile__age").expect("the feature");
+    column.as_primitive::<Int32Type>().iter().collect()
+}
+
+#[tokio::test]
+async fn rows_and_columns_of_labels_are_kept_as_they_are() {
+    let store = Store::new().await;
+    let rows = 2 * GROUP_ROWS + 17;
+    let number = |row: usize| (row * 31 % 7) as i64;
+    let words: DictionaryArray<Int32Type> =
+        (0..rows).map(|row| (row % 3 > 0).then_some(["x", "yy"][row % 2])).collect();
+    let lists = (0..rows).map(|row| match row % 4 {
+        0 => None,
+        length => Some(vec![Some(row as i64); length]),
+    });
+    let note = Field::new("note", arrow::datatypes::DataType::LargeUtf8, true)
+        .with_metadata(HashMap::from([("unit".to_owned(), "words".to_owned())]));
+    let columns: Vec<(Field, ArrayRef)> = vec![
+        (
+            note,
+            Arc::new(LargeStringArray::from_iter((0..rows).map(|r| (r % 5 > 0).then_some("n")))),
+        ),
+        (
+            Field::new("user_id", arrow::datatypes::DataType::Int64, false),
+            Arc::new(Int64Array::from_iter_values((0..rows).map(number))),
+        ),
+        (Field::new("word", words.data_type().clone(), true), Arc::new(words)),
+        (
+            Field::new("event_timestamp", micros([]).data_type().clone(), false),
+            micros((0..rows).map(|row| T + (row as i64 % 13) * 1_000_000)),
+        ),
+        {
+            let lists = ListArray::from_iter_primitive::<Int64Type, _, _>(lists);
+            (Field::new("list", lists.data_type().clone(), true), Arc::new(lists))
+        },
+        (
+            Field::new("label", arrow::datatypes::DataType::Float64, true),
+            Arc::new(Float64Array::from_iter((0..rows).map(|r| (r % 9 > 0).then_some(r as f64)))),
+        ),
+    ];
+    let (fields, arrays): (Vec<Field>, Vec<ArrayRef>) = columns.into_iter().unzip();
+    let said = HashMap::from([("who".to_owned(), "me".to_owned())]);
+    let schema = Arc::new(Schema::new_with_metadata(fields, said));
+    let labels = RecordBatch::try_new(schema.clone(), arrays).expect("columns of one length");
+    let made = train(&store.engine, &store.ages(), &labels).expect("the labels are right");
+    let kept = made.project(&[0, 1, 2, 3, 4, 5]).expect("they are there");
+    assert_eq!(kept.columns(), labels.columns());
+    for (field, before) in made.schema().fields().iter().zip(schema.fields()) {
+        assert_eq!((field.name(), field.data_type()), (before.name(), before.data_type()));
+        assert_eq!(field.is_nullable(), before.is_nullable(), "{field}");
+    }
+    assert_eq!(made.schema().field(0).metadata()["unit"], "words");
+    assert_eq!(made.schema().metadata()["who"], "me");
+    let expected = (0..rows).map(|row| {
+        let (user, second) = (number(row), row as i64 % 13);
+        ((1..=5).contains(&user) && second >= user).then_some(20 + user as i32)
+    });
+    assert_eq!(ages(&made), expected.collect::<Vec<_>>());
+    let none = train(&store.engine, &store.ages(), &labels.slice(0, 0)).expect("no labels");
+    assert_eq!((none.num_rows(), none.num_columns()), (0, 7));
+}
+
+#[tokio::test]
+async fn times_of_every_unit_and_zone_are_instants() {
+    let store = Store::new().await;
+    let seconds = T / 1_000_000;
+    // User 2 got an age two seconds after T.
+    let check = |time: ArrayRef, expected: &[Option<i32>]| {
+        let labels = batch(vec![("user_id", users(&vec![2; time.len()])), ("at", time.clone())]);
+        let mut training = store.ages();
+        training.labels.timestamp = Some("at".to_owned());
+        let made = train(&store.engine, &training, &labels).expect("the labels are right");
+        assert_eq!(ages(&made), expected, "{}", time.data_type());
+        assert_eq!(made.column(1), &time);
+    };
+    let (before, at) = (None, Some(22));
+    check(Arc::new(TimestampSecondArray::from(vec![seconds + 1, seconds + 2])), &[before, at]);
+    let millis =
+        TimestampMillisecondArray::from(vec![seconds * 1000 + 1999, seconds * 1000 + 2000]);
+    check(Arc::new(millis.clone()), &[before, at]);
+    check(Arc::new(millis.with_timezone("+05:30")), &[before, at]);
+    check(micros([T + 1_999_999, T + 2_000_000]), &[before, at]);
+    let nanos = vec![T * 1000 + 1_999_999_999, T * 1000 + 2_000_000_000];
+    check(
+        Arc::new(TimestampNanosecondArray::from(nanos).with_timezone("Asia/Dubai")),
+        &[before, at],
+    );
+    check(users(&[T + 1_999_999, T + 2_000_000]), &[before, at]);
+    let second = jiff::Timestamp::from_second(seconds + 2).expect("a time").to_string();
+    check(Arc::new(StringArray::from(vec![second.as_str()])), &[at]);
+}
+
+#[tokio::test]
+async fn one_set_spans_entities_roles_and_composite_keys() {
+    let store = Store::new().await;
+    let friends = Int32Array::from(vec![3, 9, 1]);
+    let friends = DictionaryArray::<Int32Type>::new(Int32Array::from(vec![0, 1, 2]), {
+        Arc::new(StringArray::from(
+            friends.iter().map(|n| n.map(|n| n.to_string())).collect::<Vec<_>>(),
+        ))
+    });
+    let labels = batch(vec![
+        ("customer", users(&[1, 2, 1])),
+        ("buddy", Arc::new(friends)),
+        ("from", Arc::new(LargeStringArray::from(vec!["a", "b", "a"]))),
+        ("to", Arc::new(StringArray::from(vec!["b", "a", "b"]))),
+        ("event_timestamp", micros([T + 60_000_000, T + 60_000_000, T])),
+    ]);
+    let mut training = store.training(What::Service("all"));
+    let said = |role: &str, columns: &[&str]| KeyColumns {
+        role: role.to_owned(),
+        columns: columns.iter().map(|column| (*column).to_owned()).collect(),
+    };
+    training.labels.keys = vec![
+        said("user", &["customer"]),
+        said("friend", &["buddy"]),
+        said("route", &["from", "to"]),
+    ];
+    let made = train(&store.engine, &training, &labels).expect("the labels are right");
+    let names: Vec<String> = made.schema().fields()[5..].iter().map(|f| f.name().clone()).collect();
+    assert_eq!(names, ["profile__age", "risk", "traffic__cars", "friend_age"]);
+    assert_eq!(ages(&made), [Some(21), Some(22), None]);
+    let risks: Vec<_> = made.column(6).as_primitive::<Float64Type>().iter().collect();
+    assert_eq!(risks, [Some(0.1), Some(0.2), Some(-1.0)]);
+    let cars: Vec<_> = made.column(7).as_primitive::<Int64Type>().iter().collect();
+    assert_eq!(cars, [Some(7), None, Some(7)]);
+    let friends: Vec<_> = made.column(8).as_primitive::<Int32Type>().iter().collect();
+    assert_eq!(friends, [Some(23), None, None]);
+    for (names, expected) in [
+        (Names::Bare, ["age", "risk", "cars", "friend_age"]),
+        (Names::Reference, ["profile:age", "risk", "traffic:cars", "friend_age"]),
+    ] {
+        training.names = names;
+        let made = train(&store.engine, &training, &labels).expect("the labels are right");
+        let fields = made.schema().fields()[5..].to_vec();
+        assert_eq!(fields.iter().map(|field| field.name()).collect::<Vec<_>>(), expected);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_labels_names_the_column_and_the_first_row() {
+    let store = Store::new().await;
+    let refused = |training: &Training, labels: &RecordBatch, says: &[&str]| {
+        let problem = train(&store.engine, training, labels).expect_err("they are wrong");
+        assert_eq!(problem.code, Code::InvalidValue, "{problem}");
+        for word in says {
+            assert!(problem.detail.contains(word), "no {word:?} in {}", problem.detail);
+        }
+        problem
+    };
+    let rows = GROUP_ROWS + 5;
+    let all = |value: i64| Int64Array::from_value(value, rows);
+    let time = || micros((0..rows).map(|_| T));
+    let null_last = |value: i64| -> ArrayRef {
+        Arc::new(Int64Array::from_iter(
+            (0..rows).map(|row| (row < GROUP_ROWS + 2).then_some(value)),
+        ))
+    };
+    let ages = store.ages();
+    let labels = batch(vec![("user_id", null_last(1)), ("event_timestamp", time())]);
+    let problem = refused(&ages, &labels, &["\"user_id\" in row 1002", "found null"]);
+    assert_eq!(problem.places[0].index, Some(1002));
+    let labels = batch(vec![("user_id", Arc::new(all(1))), ("event_timestamp", null_last(T))]);
+    refused(&ages, &labels, &["\"event_timestamp\" in row 1002", "found null"]);
+    let labels = batch(vec![("userid", Arc::new(all(1))), ("event_timestamp", time())]);
+    refused(&ages, &labels, &["user_id: no such column", "\"userid\""]);
+    let labels = batch(vec![("user_id", Arc::new(all(1))), ("time", time())]);
+    refused(&ages, &labels, &["event_timestamp: no such column"]);
+    let days: ArrayRef = Arc::new(arrow::array::PrimitiveArray::<Date32Type>::from_value(9, rows));
+    let labels = batch(vec![("user_id", Arc::new(all(1))), ("event_timestamp", days)]);
+    refused(&ages, &labels, &["\"event_timestamp\"", "a day without a time"]);
+    let labels = batch(vec![
+        ("user_id", Arc::new(all(1))),
+        ("event_timestamp", time()),
+        ("profile__age", Arc::new(all(1))),
+    ]);
+    refused(&ages, &labels, &["\"profile__age\" would collide"]);
+    let labels = batch(vec![("user_id", Arc::new(all(1))), ("event_timestamp", time())]);
+    let mut other = store.ages();
+    other.labels.keys = vec![KeyColumns { role: "usr".to_owned(), columns: vec!["a".to_owned()] }];
+    refused(&other, &labels, &["\"usr\"", "did you mean \"user\"?"]);
+    other.labels.keys[0] =
+        KeyColumns { role: "user".to_owned(), columns: vec!["a".to_owned(), "b".to_owned()] };
+    refused(&other, &labels, &["2 columns are named for \"user\", which has 1 join keys: user_id"]);
+    let mut twice = store.training(What::Features(vec!["profile:age", "traffic:age"]));
+    twice.names = Names::Bare;
+    let labels = batch(vec![
+        ("user_id", Arc::new(all(1))),
+        ("origin", Arc::new(StringArray::from(vec!["a"; rows]))),
+        ("dest", Arc::new(StringArray::from(vec!["b"; rows]))),
+        ("event_timestamp", time()),
+    ]);
+    refused(&twice, &labels, &["two feature columns would be called \"age\""]);
+}
