@@ -14,6 +14,7 @@ use crossbeam::channel::RecvTimeoutError;
 use crate::engine::apply::{Applied, Applier, ApplyError};
 use crate::engine::control;
 use crate::engine::define;
+use crate::engine::erase;
 use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source};
 use crate::engine::load::LoadPart;
@@ -35,7 +36,6 @@ const GROUP_REQUESTS: usize = 4096;
 const GROUP_BYTES: usize = 16 << 20;
 /// How long after the last write its durable mark is written.
 const MARK_AFTER: Duration = Duration::from_millis(500);
-
 /// How long after a refusal for want of room it is looked whether there is some.
 const ROOM_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -89,6 +89,9 @@ impl Writer {
                 Ok(Job::Write(job)) => carried = self.write_group(job, waiting),
                 Ok(Job::Define(job, reply)) => {
                     let _ = reply.send(define::run(&mut self, job));
+                }
+                Ok(Job::Erase(job, reply)) => {
+                    let _ = reply.send(erase::run(&mut self, job));
                 }
                 Ok(Job::SaveControl(reply)) => {
                     let _ = reply.send(self.save_control());
@@ -475,7 +478,7 @@ impl Writer {
     }
 
     /// Tells the disk tier how far it is, and moves rows to its disk where too many wait.
-    fn make_room_in_the_tier(&mut self, last: Sequence) {
+    pub(super) fn make_room_in_the_tier(&mut self, last: Sequence) {
         let shared = self.shared.clone();
         let Some(tier) = shared.stores.tier() else { return };
         tier.tier.applied(last);
@@ -498,12 +501,13 @@ impl Writer {
             &self.shared.registry.load(),
             self.registry_sequence,
             &self.shared.positions(),
+            &self.shared.erasures(),
             &self.idempotency,
         );
         ControlSnapshot { covers: self.history.last(), bytes }
     }
 
-    fn save_control(&mut self) -> Result<(), Problem> {
+    pub(super) fn save_control(&mut self) -> Result<(), Problem> {
         if self.is_stopped() {
             return Err(stopped());
         }

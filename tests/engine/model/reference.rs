@@ -184,6 +184,15 @@ impl Model {
         toml
     }
 
+    /// Forgets every row of an entity.
+    pub(super) fn erase(&mut self, entity: &str, index: EntityIndex, arrival: ArrivalTime) {
+        self.last_arrival = arrival;
+        self.sequence += 1;
+        for view in self.views.values_mut().filter(|view| view.entity == entity) {
+            view.rows.retain(|row| row.entity != index);
+        }
+    }
+
     /// Accepts rows; returns how many were superseded.
     pub(super) fn accept(&mut self, rows: &[SentRow], arrival: ArrivalTime) -> u64 {
         self.last_arrival = arrival;

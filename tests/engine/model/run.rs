@@ -63,6 +63,7 @@ impl Run {
             Step::Repeat { pick, same_content } => self.repeat(*pick, *same_content).await,
             Step::Overtaken { rows, by } => self.overtaken(rows, by).await,
             Step::Define(definition) => self.define(definition).await,
+            Step::Erase { kind, entity } => self.erase(*kind, entity % KEYS).await,
             Step::Restart { how, loss } => self.restart(*how, *loss),
             Step::Clock(seconds) => self.clock.advance(Span::from_seconds(*seconds)),
         }
@@ -203,6 +204,20 @@ impl Run {
         };
         let answer = self.engine().write(PROJECT, batch, None).await;
         assert_eq!(answer.map_err(|problem| problem.code), expected);
+    }
+
+    async fn erase(&mut self, kind: usize, index: usize) {
+        let (entity, _) = ENTITIES[kind % ENTITIES.len()];
+        let id = self.engine().registry().entity_named(PROJECT, entity).expect("defined").id;
+        let erased = self.engine().erase(id, &entity_key(entity, index)).await;
+        if self.is_behind() {
+            assert_eq!(erased.map_err(|problem| problem.code).err(), Some(Code::ClockBehind));
+            return;
+        }
+        let now = self.now();
+        self.model.erase(entity, index, now);
+        let erased = erased.expect("it is accepted");
+        assert_eq!((erased.sequence.0, erased.requested), (self.model.sequence, now));
     }
 
     // Definitions -----------------------------------------------------------------------------
