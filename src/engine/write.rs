@@ -16,7 +16,7 @@ use crate::engine::control;
 use crate::engine::define;
 use crate::engine::erase;
 use crate::engine::error::{Place, Problem};
-use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source};
+use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source, mismatch};
 use crate::engine::load::LoadPart;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::seal;
@@ -575,12 +575,6 @@ fn future_places(request: &EncodedRequest, latest_allowed: EventTime) -> Vec<Pla
             expected: format!("at most {latest_allowed}"),
         })
         .collect()
-}
-
-fn mismatch(key: &str) -> Problem {
-    let detail =
-        format!("the idempotency key \"{key}\" was used for another request; use a new one");
-    Problem::new(Code::IdempotencyMismatch, detail)
 }
 
 fn internal(error: impl std::error::Error) -> Problem {

@@ -11,7 +11,7 @@
 //!
 //! * *As-of reads.* A read at `t >= F`, knowing what arrived up to `k >= F`, takes for each feature
 //!   the newest row with an event time up to `t` that arrived up to `k`. It sees the successor, so
-//!   it never takes the feature from the row that went. Reads with `t` or `k` below `F` are refused.
+//!   it never takes the feature from the row that went. One with `t` or `k` below `F` is refused.
 //! * *The online map.* It takes for each feature the newest row of all. The successor is newer.
 //! * *Successors may go too*, but only where they have successors in turn. "Newer" has no cycles
 //!   and the input is finite, so the last in such a chain stays, and it is below `F` in both times.
