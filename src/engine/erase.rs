@@ -249,7 +249,7 @@ impl Erasures {
 
     /// Reads back what [`Self::encode`] wrote and moves `bytes` past it; none if they are not that.
     pub(super) fn decode(bytes: &mut &[u8]) -> Option<Self> {
-        let mut reader = Reader(*bytes);
+        let mut reader = Reader(bytes);
         let key: [u8; 32] = reader.array()?;
         let mut erasures =
             Self { hash_key: Some(key).filter(|key| *key != [0; 32]), ..Self::default() };

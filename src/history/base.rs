@@ -248,7 +248,7 @@ mod tests {
                     (random.below(4) as u8, time, sequence, arrival, has)
                 })
                 .collect();
-            rows.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
+            rows.sort_by_key(|row| (row.0, row.1, row.2));
             let (floor, erased) = (random.below(120) as i64, (2, random.below(100)));
             let mut bounds = Bounds::default();
             let floor_of_view = EventTime::from_micros(floor);
