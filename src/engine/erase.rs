@@ -105,16 +105,14 @@ pub(super) fn run(writer: &mut Writer, job: EraseJob) -> Result<Erasure, Problem
 /// Says of all erasures up to `upto` that no byte is left, and forgets whom they were about.
 pub(super) fn finish(writer: &mut Writer, upto: Sequence) -> Result<(), Problem> {
     let shared = writer.shared.clone();
-    let before = shared.erasures().clone();
-    let done = shared.erasures().finish(upto, shared.clock.now())?;
-    if let Err(problem) = writer.save_control() {
-        *shared.erasures() = before;
-        return Err(problem);
-    }
-    let erased = shared.erasures().erased();
-    shared.history.set_erased(erased);
-    shared.metrics.erasures_pending.set(shared.erasures().pending().count() as u64);
+    let mut after = shared.erasures().clone();
+    let done = after.finish(upto, shared.clock.now())?;
+    // The manifest names them until then.
+    writer.save_control(Some(&after))?;
+    shared.history.set_erased(after.erased());
+    shared.metrics.erasures_pending.set(after.pending().count() as u64);
     shared.metrics.erasures_done.add(done);
+    *shared.erasures() = after;
     Ok(())
 }
 

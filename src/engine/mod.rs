@@ -327,6 +327,11 @@ impl Engine {
         self.change(DefineJob::DropService(project, name.to_owned())).await
     }
 
+    /// The event time below which as-of reads of a view are refused.
+    pub fn retention_floor(&self, view: ViewId) -> Option<EventTime> {
+        self.shared.history.bounds().floor(view)
+    }
+
     /// Erases an entity: whatever was written of it until now is invisible at once, in every view
     /// and as of any time, and its bytes are removed within `erase.within`.
     ///

@@ -24,6 +24,7 @@ use crate::engine::tier::{self, TierPlace};
 use crate::engine::write::Writer;
 use crate::engine::writes::Durability;
 use crate::engine::{Engine, Running};
+use crate::history::bounds::Bounds;
 use crate::history::open::Opened;
 use crate::history::record::{Record, RecordError, Request, Row, Source, SourceKind};
 use crate::history::replay::LoggedFrame;
@@ -148,7 +149,6 @@ pub fn open(
     };
     let stores = Stores::new(tier::opener(place));
     let mut recovery = Recovery::begin(&opened, stores)?;
-    opened.reader.set_erased(recovery.control.erasures.erased());
     let covered = recovery.load_checkpoint(checkpoints.as_ref(), &opened, &metrics);
     recovery.replay(&opened.reader, covered, &metrics)?;
 
@@ -238,6 +238,8 @@ struct Recovery {
     /// The last sequence whose control records are in `control`.
     covers: Sequence,
     applier: Applier,
+    /// What is erased, as far as it was met.
+    bounds: Arc<Bounds>,
     /// The last sequence whose rows the disk tier holds, once there is one.
     moved: Option<Sequence>,
     rows: u64,
@@ -251,7 +253,9 @@ impl Recovery {
         };
         let mut applier = Applier::default();
         applier.take_up(&control.registry, &stores);
-        Ok(Self { stores, control, covers, applier, moved: None, rows: 0 })
+        opened.reader.set_erased(control.erasures.erased());
+        let bounds = opened.reader.bounds();
+        Ok(Self { stores, control, covers, applier, bounds, moved: None, rows: 0 })
     }
 
     /// Fills the map from the newest checkpoint that is whole; returns the sequence it covers.
@@ -308,7 +312,7 @@ impl Recovery {
         let replay = history.replay_after(from);
         replay.rows_before_log(|view, row| {
             // The disk tier has these rows, or is rebuilt beside the doors.
-            let is_erased = row.sequence < history.bounds().erased_below(view, row.key);
+            let is_erased = row.sequence < self.bounds.erased_below(view, row.key);
             if row.sequence > covered && !is_erased && !self.applier.is_on_disk(view) {
                 let RowIn { event_time, key, archive, .. } = row;
                 let row_of_view = Row { view, event_time, key, archive };
@@ -348,7 +352,7 @@ impl Recovery {
                             true => self.moved(),
                             false => covered,
                         };
-                        let erased_below = history.bounds().erased_below(row.view, row.key);
+                        let erased_below = self.bounds.erased_below(row.view, row.key);
                         if sequence > covered && sequence >= erased_below {
                             self.applier.apply(&row, sequence, false)?;
                             self.rows += 1;

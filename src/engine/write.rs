@@ -14,7 +14,7 @@ use crossbeam::channel::RecvTimeoutError;
 use crate::engine::apply::{Applied, Applier, ApplyError};
 use crate::engine::control;
 use crate::engine::define;
-use crate::engine::erase;
+use crate::engine::erase::{self, Erasures};
 use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source, mismatch};
 use crate::engine::load::LoadPart;
@@ -94,7 +94,7 @@ impl Writer {
                     let _ = reply.send(erase::run(&mut self, job));
                 }
                 Ok(Job::SaveControl(reply)) => {
-                    let _ = reply.send(self.save_control());
+                    let _ = reply.send(self.save_control(None));
                 }
                 Ok(Job::ChangeManifest(change, reply)) => {
                     let _ = reply.send(seal::change_manifest(&mut self, change));
@@ -496,29 +496,33 @@ impl Writer {
     }
 
     /// What the manifest keeps beside the log: definitions, ids and idempotency keys.
-    pub(super) fn control_snapshot(&self) -> ControlSnapshot {
+    fn control_snapshot(&self, erasures: &Erasures) -> ControlSnapshot {
         let bytes = control::encode(
             &self.shared.registry.load(),
             self.registry_sequence,
             &self.shared.positions(),
-            &self.shared.erasures(),
+            erasures,
             &self.idempotency,
         );
         ControlSnapshot { covers: self.history.last(), bytes }
     }
 
-    pub(super) fn save_control(&mut self) -> Result<(), Problem> {
+    /// Saves that, with other erasures than those that are known if there are `new` ones.
+    pub(super) fn save_control(&mut self, new: Option<&Erasures>) -> Result<(), Problem> {
         if self.is_stopped() {
             return Err(stopped());
         }
         self.sync(0)?;
-        let control = self.control_snapshot();
+        let control = match new {
+            Some(erasures) => self.control_snapshot(erasures),
+            None => self.control_snapshot(&self.shared.erasures()),
+        };
         self.history.save_control(control).map_err(|error| self.refused(&error))
     }
 
     fn stop(&mut self) {
         self.idle();
-        if let Err(problem) = self.save_control() {
+        if let Err(problem) = self.save_control(None) {
             tracing::error!(%problem, "the last sync before the end failed");
         }
         self.set_state(WritesState::Closed);

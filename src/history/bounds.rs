@@ -4,7 +4,8 @@
 //! It does not know why; retention and erasure are the engine's.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::manifest::RetentionFloor;
 use crate::ids::{Sequence, ViewId};
@@ -23,7 +24,14 @@ pub type Erased = Map<ViewId, ErasedKeys>;
 #[derive(Clone, Debug, Default)]
 pub struct Bounds {
     floors: Arc<Map<ViewId, EventTime>>,
-    erased: Arc<RwLock<Erased>>,
+    erased: Arc<Hidden>,
+}
+
+#[derive(Debug, Default)]
+struct Hidden {
+    /// Whether there is any: a restart asks for every row.
+    any: AtomicBool,
+    erased: RwLock<Erased>,
 }
 
 impl Bounds {
@@ -33,14 +41,16 @@ impl Bounds {
     }
 
     pub(super) fn set_erased(&mut self, erased: Erased) {
-        self.erased = Arc::new(RwLock::new(erased));
+        let any = AtomicBool::new(!erased.is_empty());
+        self.erased = Arc::new(Hidden { any, erased: RwLock::new(erased) });
     }
 
     pub(super) fn erase(&self, views: &[ViewId], key: &[u8], below: Sequence) {
-        let mut erased = self.erased.write().unwrap_or_else(PoisonError::into_inner);
+        let mut erased = self.erased.erased.write().unwrap_or_else(PoisonError::into_inner);
         for view in views {
             erased.entry(*view).or_default().insert(key.into(), below);
         }
+        self.erased.any.store(true, Ordering::SeqCst);
     }
 
     /// The event time below which rows of `view` may be gone.
@@ -50,14 +60,20 @@ impl Bounds {
 
     /// The keys of `view` that have erased rows.
     pub fn erased_keys(&self, view: ViewId) -> ErasedKeys {
-        let erased = self.erased.read().unwrap_or_else(PoisonError::into_inner);
-        erased.get(&view).cloned().unwrap_or_default()
+        self.erased().get(&view).cloned().unwrap_or_default()
     }
 
     /// Rows of `key` below this sequence are erased.
     pub fn erased_below(&self, view: ViewId, key: &[u8]) -> Sequence {
-        let erased = self.erased.read().unwrap_or_else(PoisonError::into_inner);
+        if !self.erased.any.load(Ordering::SeqCst) {
+            return Sequence::ZERO;
+        }
+        let erased = self.erased();
         let keys = erased.get(&view);
         keys.and_then(|keys| keys.get(key)).copied().unwrap_or(Sequence::ZERO)
+    }
+
+    fn erased(&self) -> RwLockReadGuard<'_, Erased> {
+        self.erased.erased.read().unwrap_or_else(PoisonError::into_inner)
     }
 }

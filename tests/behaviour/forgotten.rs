@@ -48,6 +48,10 @@ fn reads_below_a_floor_are_refused_or_marked() {
         (reply.status == 400).then_some(())
     });
     door.refuse_json(HISTORICAL, &ask(past, json!({})), BELOW, "of view hourly retention keeps");
+    let view = door.get("/api/v1/views/hourly");
+    door.holds("the floor is shown", view["retention_floor"].as_str() > Some("2026"));
+    let kept = door.get("/api/v1/views/kept");
+    door.equal("no floor", &kept["retention_floor"], &Value::Null);
     let known = ask(today, json!({"known_at": "2020-01-03T00:00:00Z"}));
     door.refuse_json(HISTORICAL, &known, BELOW, "asks what was known at 2020-01-03");
     let answer = door.post(HISTORICAL, ask(past, json!({"allow_truncated": true})));

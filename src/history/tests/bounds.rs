@@ -355,3 +355,110 @@ fn any_operation_may_fail_and_the_power_may_go_at_any() {
         }
     }
 }
+
+/// What the record of an erasure says in these tests: everything of key 3 before it goes.
+const ERASE: &[u8] = b"erase 3";
+
+/// Finds the erasure where a start finds it, in the control snapshot or in the log, and hides what
+/// it covers. Its sequence, if it is there.
+fn take_up_erasure(opened: &Opened) -> Option<u64> {
+    let of_snapshot = opened.control.as_ref().and_then(|control| {
+        control.bytes.first_chunk().map(|sequence| u64::from_le_bytes(*sequence))
+    });
+    let mut found = of_snapshot;
+    let each = |frame: &crate::history::replay::LoggedFrame<'_>| {
+        for request in frame.requests().unwrap() {
+            for record in request.unwrap().records() {
+                if let (sequence, Record::Control(ERASE)) = record.unwrap() {
+                    found = Some(sequence.0);
+                }
+            }
+        }
+        Ok::<(), ReadError>(())
+    };
+    opened.reader.replay(Sequence::ZERO, each).unwrap();
+    opened.reader.erase(&[VIEW], &[3], Sequence(found?));
+    found
+}
+
+/// A run of an erasure that is not synced by itself; whether it was made durable.
+fn erasing(disk: &FakeDisk) -> bool {
+    let Ok(mut opened) = open_at(disk) else { return false };
+    for number in 0..6 {
+        let rows: Vec<(u8, i64)> = (0..60).map(|row| ([1, 3][row % 2], number)).collect();
+        let _ = append(&mut opened.writer, &super::request(&rows), number);
+    }
+    while seal_one(&mut opened) {}
+    let mut builder = RequestBuilder::new(None).unwrap();
+    builder.control(ERASE);
+    let Ok(erased) = append(&mut opened.writer, &builder.finish().unwrap(), 10) else {
+        return false;
+    };
+    opened.reader.erase(&[VIEW], &[3], erased);
+    let durable = opened.writer.roll(None, 0).is_ok();
+    while seal_one(&mut opened) {}
+    let bounds = opened.reader.bounds();
+    for file in opened.reader.sealed().iter() {
+        if crate::history::seal::holds_erased(file, &bounds).unwrap_or(false)
+            && let Ok(made) = opened.sealer.rewrite(std::slice::from_ref(file), &mut Unhurried)
+        {
+            install(&mut opened, &made);
+        }
+    }
+    let bytes = erased.0.to_le_bytes();
+    let control = ControlSnapshot { covers: opened.reader.durable(), bytes: bytes[..].into() };
+    if opened.writer.save_control(control).is_ok()
+        && let Ok(struck) = opened.writer.strike_segments(opened.reader.sealed_upto())
+        && let Some(last) = struck.last()
+    {
+        opened.reader.forget_segments(*last);
+        struck.iter().for_each(|first| opened.sealer.remove_segment(*first));
+    }
+    durable
+}
+
+#[test]
+fn an_erasure_is_whole_or_not_there_whenever_the_power_goes() {
+    let of = |key: u8, rows: &[Seen]| rows.iter().filter(|row| row.1 == key).count();
+    let clean = FakeDisk::new();
+    assert!(erasing(&clean));
+    let opened = open_at(&clean).unwrap();
+    assert_eq!(opened.reader.log_segments(), 1);
+    let left: u64 = opened
+        .reader
+        .sealed()
+        .iter()
+        .flat_map(|file| file.sections())
+        .map(|facts| facts.rows)
+        .sum();
+    assert_eq!((left, of(3, &rows_of_log(&opened.reader))), (180, 0));
+    drop(opened);
+    for nth in 1..=clean.count_all() {
+        for lasting in [false, true] {
+            let disk = FakeDisk::new();
+            disk.fail(Fault { operation: None, nth, lasting, error: DiskErrorKind::Io });
+            let durable = erasing(&disk);
+            disk.heal();
+            for after in [disk.crash(), disk.crash_seeded(nth), disk] {
+                let context = format!("operation {nth} {lasting}");
+                let mut opened =
+                    open_at(&after).unwrap_or_else(|failed| panic!("{context}: {failed}"));
+                let erased = take_up_erasure(&opened);
+                assert!(erased.is_some() || !durable, "{context}: the erasure is lost");
+                let check = |opened: &Opened| {
+                    let seen = |key| {
+                        let asked = (key, 1000, u64::MAX, None);
+                        super::as_of::found(&opened.reader, asked).len()
+                    };
+                    let last = opened.last_sequence.0.min(360) / 2;
+                    assert_eq!(seen(1) as u64, last, "{context}");
+                    let whole = if erased.is_some() { 0 } else { last };
+                    assert_eq!(seen(3) as u64, whole, "{context}: {erased:?}");
+                };
+                check(&opened);
+                while seal_one(&mut opened) || merge_one(&mut opened) {}
+                check(&opened);
+            }
+        }
+    }
+}
