@@ -195,10 +195,14 @@ async fn an_erased_entity_is_gone_from_answers_at_once_and_from_files_in_time() 
             assert_eq!(listed(&store).await.1, 3, "{tier}");
             restart_from_history(&mut store);
         }
+        let data = store.directory.path().to_owned();
+        if tier == "disk" {
+            let tier = data.join("disk");
+            eventually("rows move to the tier", || lies_in(&tier, b"secret-user").is_some()).await;
+        }
         let again = store.engine().erase(user, &key).await.unwrap();
         assert!(again.sequence > erased.sequence);
         check_gone(&store, "again").await;
-        let data = store.directory.path().to_owned();
         assert!(lies_in(&data, b"secret-user").is_some());
         let state = |store: &Store, sequence| store.engine().erasure(PROJECT, sequence).unwrap();
         assert_eq!(state(&store, erased.sequence), erased);

@@ -395,8 +395,7 @@ fn erasing(disk: &FakeDisk) -> bool {
         return false;
     };
     opened.reader.erase(&[VIEW], &[3], erased);
-    let durable = opened.writer.roll(None, 0).is_ok();
-    while seal_one(&mut opened) {}
+    // The record is not synced, but no file may count that goes by it before it is.
     let bounds = opened.reader.bounds();
     for file in opened.reader.sealed().iter() {
         if crate::history::seal::holds_erased(file, &bounds).unwrap_or(false)
@@ -405,6 +404,8 @@ fn erasing(disk: &FakeDisk) -> bool {
             install(&mut opened, &made);
         }
     }
+    let durable = opened.writer.roll(None, 0).is_ok();
+    while seal_one(&mut opened) {}
     let bytes = erased.0.to_le_bytes();
     let control = ControlSnapshot { covers: opened.reader.durable(), bytes: bytes[..].into() };
     if opened.writer.save_control(control).is_ok()
