@@ -14,10 +14,29 @@ use crate::registry::model::Tier;
 /// What was found out so far; a restart finds it out again.
 #[derive(Default)]
 pub(super) struct Forgetting {
+    /// The last erasure that is being served.
+    target: Option<Sequence>,
     /// Up to which erasure each sealed file holds nothing erased, by its number.
     clean: HashMap<u64, Sequence>,
     /// Up to which erasure the disk tier was asked to begin anew.
     tier: Option<Sequence>,
+}
+
+impl Forgetting {
+    /// Which erasures to serve, of those that wait, each with whether it is due: all that waited
+    /// when one became due, for it costs hardly more. Later ones have to wait for the next time, or
+    /// a steady stream of them would keep the end out of reach.
+    fn aim(&mut self, waiting: impl Iterator<Item = (Sequence, bool)>) -> Option<Sequence> {
+        let (mut first, mut last, mut is_any_due) = (None, None, false);
+        for (sequence, is_due) in waiting {
+            first = first.or(Some(sequence));
+            last = Some(sequence);
+            is_any_due |= is_due;
+        }
+        let is_served = |target: &Sequence| first.is_some_and(|first| first <= *target);
+        self.target = self.target.filter(is_served).or(last.filter(|_| is_any_due));
+        self.target
+    }
 }
 
 impl Sealing {
@@ -28,7 +47,7 @@ impl Sealing {
         forgetting: &mut Forgetting,
         pace: &mut dyn Pace,
     ) -> Result<(), SealError> {
-        let Some(upto) = self.due() else { return Ok(()) };
+        let Some(upto) = self.target(forgetting) else { return Ok(()) };
         self.kept.want(upto);
         if self.shared.history.open_begins() <= upto {
             self.change(ManifestChange::CloseSegment)?;
@@ -48,14 +67,12 @@ impl Sealing {
     }
 
     /// The last erasure to be served now; none while none is due. Counts those that are late.
-    fn due(&self) -> Option<Sequence> {
+    fn target(&self, forgetting: &mut Forgetting) -> Option<Sequence> {
         let now = self.shared.clock.now();
         let erasures = self.shared.erasures();
         let overdue = erasures.pending().filter(|(_, one)| one.is_overdue(now)).count();
         self.shared.metrics.erasures_overdue.set(overdue as u64);
-        let is_due = erasures.pending().any(|(_, one)| one.is_due(now));
-        // All that wait are served together: it costs hardly more.
-        erasures.pending().last().filter(|_| is_due).map(|(sequence, _)| sequence)
+        forgetting.aim(erasures.pending().map(|(sequence, one)| (sequence, one.is_due(now))))
     }
 
     /// Rewrites each sealed file that holds erased rows.
@@ -98,5 +115,25 @@ impl Sealing {
         let on_disk = |view| registry.view(view).is_none_or(|view| view.tier == Tier::Disk);
         let erasures = self.shared.erasures();
         erasures.pending().any(|(_, one)| one.erase.views.iter().any(|view| on_disk(*view)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_later_does_not_move_the_end() {
+        let mut forgetting = Forgetting::default();
+        let mut aim = |waiting: &[(u64, bool)]| {
+            let waiting = waiting.iter().map(|(sequence, is_due)| (Sequence(*sequence), *is_due));
+            forgetting.aim(waiting).map(|target| target.0)
+        };
+        assert_eq!(aim(&[]), None);
+        assert_eq!(aim(&[(5, false), (7, false)]), None);
+        assert_eq!(aim(&[(5, true), (7, false)]), Some(7));
+        assert_eq!(aim(&[(5, true), (7, true), (9, true)]), Some(7));
+        assert_eq!(aim(&[(9, false), (11, false)]), None, "the first two are done");
+        assert_eq!(aim(&[(9, true), (11, false)]), Some(11));
     }
 }
