@@ -190,34 +190,39 @@ impl Sealing {
         forgetting: &mut Forgetting,
     ) -> Result<(), SealError> {
         let metrics = &self.shared.metrics;
-        let busy = match work {
-            Work::Seal => &metrics.sealing_time,
-            Work::Merge => &metrics.merging_time,
-        };
-        if matches!(work, Work::Merge) && metrics.writes() != WritesState::Stopped {
-            self.move_floors()?;
+        match work {
+            Work::Seal => {
+                self.make_all(&metrics.sealing_time, |sealer| sealer.seal_next(budget))?;
+                self.strike_segments()
+            }
+            Work::Merge if metrics.writes() == WritesState::Stopped => Ok(()),
+            Work::Merge => {
+                self.move_floors()?;
+                let busy = &metrics.merging_time;
+                let merged = self.make_all(busy, |sealer| sealer.merge_next(budget));
+                // What cannot be merged, for want of room perhaps, must not keep rows here that are
+                // to go.
+                let thinned = self.make_all(busy, |sealer| sealer.thin_next(budget));
+                merged.and(thinned).and(self.forget(forgetting, budget))
+            }
         }
-        while metrics.writes() != WritesState::Stopped {
+    }
+
+    /// Makes files and puts them in place until there is nothing to make.
+    fn make_all(
+        &self,
+        busy: &Gauge,
+        mut next: impl FnMut(&Sealer) -> Result<Option<Made>, BuildError>,
+    ) -> Result<(), SealError> {
+        while self.shared.metrics.writes() != WritesState::Stopped {
             let watch = Stopwatch::start();
-            let made = match work {
-                Work::Seal => self.sealer.seal_next(budget),
-                Work::Merge => match self.sealer.merge_next(budget) {
-                    Ok(None) => self.sealer.thin_next(budget),
-                    made => made,
-                },
-            };
-            let done = match made? {
-                None => break,
-                Some(made) => self.install(&made),
-            };
+            let Some(made) = next(&self.sealer)? else { break };
+            let installed = self.install(&made);
             add_time(busy, watch);
-            done?;
+            installed?;
             self.publish_numbers();
         }
-        match work {
-            Work::Seal => self.strike_segments(),
-            Work::Merge => self.forget(forgetting, budget),
-        }
+        Ok(())
     }
 
     /// The file counts from the moment the manifest names it; then readers are told, and what it

@@ -150,6 +150,11 @@ impl AsOf {
         self.bounds.floor(view)
     }
 
+    /// Rows of `key` below this sequence are erased, and are not to be seen.
+    pub(super) fn erased_below(&self, view: ViewId, key: &[u8]) -> Sequence {
+        self.bounds.erased_below(view, key)
+    }
+
     /// Shows `visit` the rows of `key` with an event time at or before `at`, the newest by (event
     /// time, sequence) first, until it breaks.
     ///
@@ -162,7 +167,7 @@ impl AsOf {
         at: EventTime,
         visit: &mut dyn Visit,
     ) -> Result<(), ReadError> {
-        let erased_below = self.bounds.erased_below(view, key);
+        let erased_below = self.erased_below(view, key);
         let mut walk = Walk { view, key, at, erased_below, archive: Vec::new() };
         let mut candidates = self.candidates(&walk);
         // The candidate that may have the newest row of all.
