@@ -97,6 +97,21 @@ pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsO
     Ok(AsOfAnswers { ask, states, truncated })
 }
 
+/// History as far as it is visible, with what arrived up to `known_at`.
+pub(super) fn visible(
+    shared: &Shared,
+    known_at: Option<ArrivalTime>,
+) -> Result<HistoryAsOf, Problem> {
+    loop {
+        let upto = shared.visible();
+        let history = shared.history.as_of(upto, known_at).map_err(|error| damaged(&error))?;
+        // A file that was sealed since may lack a row because of a newer one beyond `upto`.
+        if history.sealed_upto() <= upto {
+            return Ok(history);
+        }
+    }
+}
+
 /// Folds the rows of history into states.
 pub(super) struct Fold {
     history: HistoryAsOf,
@@ -106,15 +121,7 @@ pub(super) struct Fold {
 impl Fold {
     /// Sees the visible rows that arrived up to `known_at`.
     pub(super) fn new(shared: &Shared, known_at: Option<ArrivalTime>) -> Result<Self, Problem> {
-        loop {
-            let upto = shared.visible();
-            let read = shared.history.as_of(upto, known_at);
-            let history = read.map_err(|error| damaged(&error))?;
-            // A file that was sealed since may lack a row because of a newer one beyond `upto`.
-            if history.sealed_upto() <= upto {
-                return Ok(Self { history, encoder: Encoder::default() });
-            }
-        }
+        Ok(Self { history: visible(shared, known_at)?, encoder: Encoder::default() })
     }
 
     /// The state of `key` at `at`, complete in the `wanted` slots.

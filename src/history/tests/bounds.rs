@@ -327,9 +327,7 @@ fn any_operation_may_fail_and_the_power_may_go_at_any() {
     assert!(rows < 200, "{rows} rows of 500 stay");
     drop(opened);
     for nth in 1..=clean.count_all() {
-        for (error, lasting) in
-            [(DiskErrorKind::Io, false), (DiskErrorKind::Full, false), (DiskErrorKind::Io, true)]
-        {
+        for (error, lasting) in [(DiskErrorKind::Full, false), (DiskErrorKind::Io, true)] {
             let context = format!("operation {nth} {error:?} {lasting}");
             let disk = FakeDisk::new();
             disk.fail(Fault { operation: None, nth, lasting, error });
