@@ -115,7 +115,7 @@ mod tests {
         let registry = registry(
             "entity.user.join_keys = [\"id\"]\n\
              view.kept = { entity = \"user\", features = { a = \"int64\" } }\n\
-             view.year = { entity = \"user\", retention = \"365d\", features = { a = \"int64\" } }\n\
+             view.year = { entity = \"user\", retention = \"365d\", features = { a = \"bool\" } }\n\
              view.day = { entity = \"user\", retention = \"1d\", features = { a = \"int64\" } }\n\
              view.hour = { entity = \"user\", retention = \"1h\", features = { a = \"int64\" } }\n\
              view.now = { entity = \"user\", offline = false, features = { a = \"int64\" } }\n",
