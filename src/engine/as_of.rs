@@ -90,7 +90,11 @@ pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsO
                     truncated.push(states.len());
                     states.push(None);
                 }
-                Some(below) => return Err(below.refusal(&registry, view, row)),
+                Some(below) => {
+                    let mut refusal = below.refusal(&registry, view, row);
+                    refusal.detail += "; \"allow_truncated\":true answers the other cells";
+                    return Err(refusal);
+                }
             }
         }
     }

@@ -89,7 +89,7 @@ impl BelowFloor {
         };
         let detail = format!(
             "row {row} {asked}; of view {name} retention keeps what happened from {floor} on, and \
-             below that only the newest values; \"allow_truncated\":true answers the other cells"
+             below that only the newest values"
         );
         Problem::new(Code::BelowRetentionFloor, detail)
     }

@@ -66,6 +66,19 @@ fn found(history: &History, key: u8, time: i64, known_at: i64) -> State {
         ControlFlow::Continue(())
     };
     as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut see).unwrap();
+    let (mut walked, mut swept) = (Vec::new(), Vec::new());
+    let mut walk = |row: RowAt<'_>| {
+        walked.push(row.sequence);
+        ControlFlow::Continue(())
+    };
+    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut walk).unwrap();
+    let mut sweep = |row: RowAt<'_>| {
+        swept.push(row.sequence);
+        ControlFlow::Continue(())
+    };
+    let instant = (EventTime::from_micros(time), ArrivalTime::MAX);
+    as_of.sweep(VIEW).rows_before(&[key], instant, &mut sweep).unwrap();
+    assert_eq!(swept, walked);
     state
 }
 
