@@ -68,7 +68,7 @@ async fn measure(rows: u64) {
         let times: Vec<EventTime> = labels.clone().map(|label| time(random(label))).collect();
         labels.for_each(|label| batch.push_row(&[&(label % ENTITIES).to_be_bytes()]));
         let watch = Instant::now();
-        let ask = AsOf { plan: plan.clone(), batch, times, known_at: None };
+        let ask = AsOf { plan: plan.clone(), batch, times, known_at: None, allow_truncated: false };
         let deadline = Deadline::after(Span::from_seconds(600));
         let answers = engine.as_of(ask, deadline).await.expect("history can be read");
         let mut found: u64 = 0;

@@ -312,6 +312,11 @@ impl<'a> StateRef<'a> {
         self.origins().map(|origin| origin.sequence).max().unwrap_or(Sequence::ZERO)
     }
 
+    /// The oldest row that a feature in it came with.
+    pub fn oldest_sequence(self) -> Sequence {
+        self.origins().map(|origin| origin.sequence).min().unwrap_or(Sequence::ZERO)
+    }
+
     /// The newest event time of any feature in it.
     pub fn event_time(self) -> EventTime {
         self.origins().map(|origin| origin.event_time).max().unwrap_or(EventTime::MIN)
@@ -440,6 +445,25 @@ impl Encoder {
             return Some(state_of_row(row, from));
         }
         self.merge_cells(layout, old, row, from)
+    }
+
+    /// The state of an entity without the features that came with rows below a sequence; none if
+    /// no feature is left.
+    pub fn without(
+        &mut self,
+        layout: &Layout,
+        old: StateRef<'_>,
+        below: Sequence,
+    ) -> Option<Vec<u8>> {
+        self.start(layout);
+        let mut origins = vec![None; layout.len()];
+        for (slot, origin) in (0..layout.len()).map(slot_at).zip(&mut origins) {
+            *origin = old.origin(slot).filter(|origin| origin.sequence >= below);
+            if origin.is_some() {
+                self.set(layout, slot, old.cell(layout, slot));
+            }
+        }
+        origins.iter().any(Option::is_some).then(|| self.finish_state(&origins))
     }
 
     fn merge_cells(

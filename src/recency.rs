@@ -16,7 +16,7 @@ pub struct Origin {
     pub sequence: Sequence,
 }
 
-/// What became of one feature in a lookup; the names are Feast's.
+/// What became of one feature in a lookup; the first four names are Feast's.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Status {
     /// A value, within its TTL.
@@ -27,6 +27,8 @@ pub enum Status {
     NotFound,
     /// What was written is older than its TTL.
     OutsideMaxAge,
+    /// What stood there is not known any more: it is from before what retention keeps.
+    BelowRetentionFloor,
 }
 
 impl Status {
@@ -37,6 +39,7 @@ impl Status {
             Self::NullValue => "NULL_VALUE",
             Self::NotFound => "NOT_FOUND",
             Self::OutsideMaxAge => "OUTSIDE_MAX_AGE",
+            Self::BelowRetentionFloor => "BELOW_RETENTION_FLOOR",
         }
     }
 }

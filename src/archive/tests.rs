@@ -29,6 +29,33 @@ fn array(element: ScalarType, values: Vec<Value>) -> Value {
     Value::Array(builder.finish())
 }
 
+#[test]
+fn a_state_without_what_was_erased() {
+    let layout = layout();
+    let mut encoder = Encoder::default();
+    let cells = |ints: [Option<i32>; 2]| {
+        let mut cells = vec![Cell::Absent; layout.len()];
+        cells[0] = ints[0].map_or(Cell::Absent, |int| Cell::Value(Value::Int32(int)));
+        cells[1] =
+            ints[1].map_or(Cell::Null, |int| Cell::Value(Value::String(int.to_string().into())));
+        row(&layout, &cells)
+    };
+    let (first, second) = (cells([Some(1), Some(1)]), cells([None, Some(2)]));
+    let access = |bytes| RowRef::access(bytes).unwrap();
+    let old = encoder.merge(&layout, None, access(&first), origin(50, 5)).unwrap();
+    let old = StateRef::access(&old).unwrap();
+    let state = encoder.merge(&layout, Some(old), access(&second), origin(60, 9)).unwrap();
+    let state = StateRef::access(&state).unwrap();
+    assert_eq!(state.oldest_sequence(), Sequence(5));
+    let left = encoder.without(&layout, state, Sequence(6)).unwrap();
+    let left = StateRef::access(&left).unwrap();
+    left.check(&layout).unwrap();
+    assert_eq!((left.origin(Slot(0)), left.origin(Slot(1))), (None, Some(origin(60, 9))));
+    assert_eq!(left.cell(&layout, Slot(0)), CellRef::Absent);
+    assert_eq!(left.cell(&layout, Slot(1)), CellRef::Value(ValueRef::String("2")));
+    assert_eq!(encoder.without(&layout, state, Sequence(10)), None);
+}
+
 fn value_of(feature_type: FeatureType) -> BoxedStrategy<Value> {
     let finite32 = any::<f32>().prop_filter("finite", |v| v.is_finite());
     let finite64 = any::<f64>().prop_filter("finite", |v| v.is_finite());

@@ -36,6 +36,7 @@ const MINUTE: Span = Span::from_seconds(60);
 const TEN_MINUTES: Span = Span::from_seconds(600);
 const HOUR: Span = Span::from_seconds(3_600);
 const WEEK: Span = Span::from_seconds(7 * 86_400);
+const QUARTER: Span = Span::from_seconds(90 * 86_400);
 
 /// What may override the default, the later over the earlier.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +76,8 @@ pub struct Config {
     pub server: Server,
     /// `storage.*`
     pub storage: Storage,
+    /// `erase.*`
+    pub erase: Erase,
     /// `registry.*`
     pub registry: Registry,
     /// `log.*`
@@ -123,6 +126,13 @@ pub struct Storage {
     pub history_cache_size: u64,
     /// Bytes a second that sealing and merging each may read and write.
     pub seal_rate: u64,
+}
+
+/// `erase.*`: how entities are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Erase {
+    /// How long bytes of an erased entity may stay.
+    pub within: Span,
 }
 
 /// `registry.*`: definitions applied at start.
@@ -174,6 +184,7 @@ impl Config {
         Self {
             server: Server::read(reader),
             storage: Storage::read(reader),
+            erase: Erase { within: reader.span("erase.within", MINUTE, QUARTER) },
             registry: Registry { path: reader.optional_path("registry.path") },
             log: Log::read(reader),
             limits: read_limits(reader),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::archive::{ArchiveError, Encoder, RowRef, StateRef};
 use crate::engine::lookup::state;
-use crate::engine::stores::{Store, Stores};
+use crate::engine::stores::{Erasing, Store, Stores};
 use crate::history::record::Row;
 use crate::ids::{Sequence, ViewId};
 use crate::recency::Origin;
@@ -100,6 +100,19 @@ impl Applier {
             return Err(archive(ArchiveError::Unfit { reason }));
         }
         Ok(if changed { Applied::Changed } else { Applied::Superseded })
+    }
+
+    /// Takes what rows below a sequence brought out of the state of `key`.
+    pub(super) fn erase(&mut self, view: ViewId, key: &[u8], below: Sequence) {
+        let Some(Target { view, store: Some(store) }) = self.targets.get(&view) else { return };
+        let encoder = &mut self.encoder;
+        store.erase(key, below, |old| {
+            let old = state(old);
+            if old.oldest_sequence() >= below {
+                return Erasing::Nothing;
+            }
+            encoder.without(view.layout(), old, below).map_or(Erasing::All, Erasing::To)
+        });
     }
 
     /// Whether rows of `view` lie on disk.

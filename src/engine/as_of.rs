@@ -12,12 +12,13 @@ use crate::engine::cold::slots_of_sources;
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Batch, LookupPlan, answer_row, state};
+use crate::engine::retention::BelowFloor;
 use crate::engine::shared::Shared;
+use crate::history::ReadError;
 use crate::history::as_of::{AsOf as HistoryAsOf, RowAt, Visit};
-use crate::history::{History, ReadError};
 use crate::ids::{Sequence, Slot};
 use crate::metrics::Code;
-use crate::recency::Origin;
+use crate::recency::{Origin, Status};
 use crate::registry::model::View;
 use crate::time::{ArrivalTime, EventTime};
 use crate::value::layout::Layout;
@@ -32,6 +33,8 @@ pub struct AsOf {
     pub times: Vec<EventTime>,
     /// If given, nothing that arrived later is seen either.
     pub known_at: Option<ArrivalTime>,
+    /// Where retention may have taken what is asked, say so of the cell rather than refuse all.
+    pub allow_truncated: bool,
 }
 
 /// The answers of an as-of read.
@@ -39,6 +42,8 @@ pub struct AsOfAnswers {
     ask: AsOf,
     /// Row by row, one state per source of the plan.
     states: Vec<Option<Vec<u8>>>,
+    /// The states that retention may have taken rows from, by their place among all, in order.
+    truncated: Vec<usize>,
 }
 
 impl AsOfAnswers {
@@ -50,16 +55,26 @@ impl AsOfAnswers {
             let bytes = &self.states[row * sources..(row + 1) * sources];
             let states: Vec<_> = bytes.iter().map(|bytes| bytes.as_deref().map(state)).collect();
             let now = self.ask.times[row];
-            answer_row(plan, &states, now, |column, answer| emit(row, column, answer));
+            answer_row(plan, &states, now, |column, answer| {
+                let place = row * sources + plan.columns[column].source;
+                let is_truncated = self.truncated.binary_search(&place).is_ok();
+                emit(row, column, if is_truncated { TRUNCATED } else { answer });
+            });
         }
     }
 }
+
+/// The answer where retention may have taken what was asked: nobody knows what stood there, so no
+/// default stands in.
+const TRUNCATED: Answer<'static> =
+    Answer { status: Status::BelowRetentionFloor, value: None, defaulted: false, event_time: None };
 
 /// Reads the states history held at the instants asked. Blocking.
 pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsOfAnswers, Problem> {
     let plan = &ask.plan.plan;
     let wanted = slots_of_sources(&ask.plan);
-    let mut fold = Fold::new(&shared.history, shared.visible(), ask.known_at)?;
+    let mut fold = Fold::new(shared, ask.known_at)?;
+    let mut truncated = Vec::new();
     let mut states = Vec::with_capacity(ask.batch.rows() * plan.sources.len());
     let registry = shared.registry.load();
     for row in 0..ask.batch.rows() {
@@ -68,10 +83,37 @@ pub(super) fn read(shared: &Shared, ask: AsOf, deadline: Deadline) -> Result<AsO
             let key = ask.batch.key(row, source.role);
             // The view may have gained features since the plan was compiled.
             let view = registry.view(source.view.id).unwrap_or(&source.view);
-            states.push(fold.state_at(view, key, ask.times[row], wanted)?);
+            let at = ask.times[row];
+            match BelowFloor::check(&fold.history, view, at, ask.known_at) {
+                None => states.push(fold.state_at(view, key, at, wanted)?),
+                Some(_) if ask.allow_truncated => {
+                    truncated.push(states.len());
+                    states.push(None);
+                }
+                Some(below) => {
+                    let mut refusal = below.refusal(&registry, view, row);
+                    refusal.detail += "; \"allow_truncated\":true answers the other cells";
+                    return Err(refusal);
+                }
+            }
         }
     }
-    Ok(AsOfAnswers { ask, states })
+    Ok(AsOfAnswers { ask, states, truncated })
+}
+
+/// History as far as it is visible, with what arrived up to `known_at`.
+pub(super) fn visible(
+    shared: &Shared,
+    known_at: Option<ArrivalTime>,
+) -> Result<HistoryAsOf, Problem> {
+    loop {
+        let upto = shared.visible();
+        let history = shared.history.as_of(upto, known_at).map_err(|error| damaged(&error))?;
+        // A file that was sealed since may lack a row because of a newer one beyond `upto`.
+        if history.sealed_upto() <= upto {
+            return Ok(history);
+        }
+    }
 }
 
 /// Folds the rows of history into states.
@@ -81,14 +123,9 @@ pub(super) struct Fold {
 }
 
 impl Fold {
-    /// Sees the rows up to the sequence `upto` that arrived up to `known_at`.
-    pub(super) fn new(
-        history: &History,
-        upto: Sequence,
-        known_at: Option<ArrivalTime>,
-    ) -> Result<Self, Problem> {
-        let history = history.as_of(upto, known_at).map_err(|error| damaged(&error))?;
-        Ok(Self { history, encoder: Encoder::default() })
+    /// Sees the visible rows that arrived up to `known_at`.
+    pub(super) fn new(shared: &Shared, known_at: Option<ArrivalTime>) -> Result<Self, Problem> {
+        Ok(Self { history: visible(shared, known_at)?, encoder: Encoder::default() })
     }
 
     /// The state of `key` at `at`, complete in the `wanted` slots.

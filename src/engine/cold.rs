@@ -181,7 +181,7 @@ impl Fetch<'_> {
         let (plan, batch, shared) = (plan.clone(), batch.clone(), self.shared.clone());
         let (wanted, deadline) = (places.clone(), self.deadline);
         let read = move || -> Result<Vec<_>, Problem> {
-            let mut fold = Fold::new(&shared.history, shared.visible(), None)?;
+            let mut fold = Fold::new(&shared, None)?;
             let slots = slots_of_sources(&plan);
             let registry = shared.registry.load();
             let read = |place: &Place| {

@@ -4,14 +4,17 @@
 
 use std::sync::Arc;
 
+use crate::engine::erase::Erasures;
 use crate::engine::idempotency::IdempotencyTable;
 use crate::engine::positions::Positions;
 use crate::ids::Sequence;
 use crate::registry::Registry;
 use crate::registry::record::{ApplyError, RecordError, decode_snapshot, encode_snapshot};
 
-/// The format this release writes.
-const FORMAT: u16 = 1;
+/// The format with erasures.
+const FORMAT: u16 = 2;
+/// The format without, still written while there never was one.
+const UNERASED: u16 = 1;
 const HEAD: usize = 2 + 8 + 4;
 
 /// A snapshot that cannot be read.
@@ -42,6 +45,7 @@ pub(super) struct Control {
     pub(super) registry: Registry,
     pub(super) registry_sequence: Sequence,
     pub(super) positions: Positions,
+    pub(super) erasures: Erasures,
     pub(super) idempotency: IdempotencyTable,
 }
 
@@ -52,27 +56,33 @@ impl Default for Control {
             registry: Registry::new(),
             registry_sequence: Sequence::ZERO,
             positions: Positions::default(),
+            erasures: Erasures::default(),
             idempotency: IdempotencyTable::default(),
         }
     }
 }
 
 /// Format, sequence of the last definition change, length of the registry, registry, positions,
-/// keys.
+/// erasures, keys.
 pub(super) fn encode(
     registry: &Registry,
     registry_sequence: Sequence,
     positions: &Positions,
+    erasures: &Erasures,
     idempotency: &IdempotencyTable,
 ) -> Arc<[u8]> {
     let definitions = encode_snapshot(&registry.to_snapshot());
     let length = u32::try_from(definitions.len()).expect("definitions are far below 4 GiB");
     let mut bytes = Vec::with_capacity(HEAD + definitions.len());
-    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    let format = if erasures.is_empty() { UNERASED } else { FORMAT };
+    bytes.extend_from_slice(&format.to_le_bytes());
     bytes.extend_from_slice(&registry_sequence.0.to_le_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&definitions);
     positions.encode(&mut bytes);
+    if format == FORMAT {
+        erasures.encode(&mut bytes);
+    }
     idempotency.encode(&mut bytes);
     bytes.into()
 }
@@ -82,16 +92,22 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     let short = || ControlError::Short { bytes: bytes.len() };
     let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(short)?;
     let found = u16::from_le_bytes([head[0], head[1]]);
-    if found != FORMAT {
+    if ![UNERASED, FORMAT].contains(&found) {
         return Err(ControlError::Newer { found });
     }
     let registry_sequence = u64::from_le_bytes(head[2..10].try_into().expect("eight bytes"));
     let length = u32::from_le_bytes(head[10..].try_into().expect("four bytes"));
     let (definitions, mut keys) = rest.split_at_checked(length as usize).ok_or_else(short)?;
+    let positions = Positions::decode(&mut keys).ok_or_else(short)?;
+    let erasures = match found {
+        FORMAT => Erasures::decode(&mut keys).ok_or_else(short)?,
+        _ => Erasures::default(),
+    };
     Ok(Control {
         registry: Registry::from_snapshot(&decode_snapshot(definitions)?)?,
         registry_sequence: Sequence(registry_sequence),
-        positions: Positions::decode(&mut keys).ok_or_else(short)?,
+        positions,
+        erasures,
         idempotency: IdempotencyTable::decode(keys).ok_or_else(short)?,
     })
 }

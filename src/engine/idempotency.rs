@@ -5,8 +5,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use crate::engine::error::Problem;
 use crate::history::record::Source;
 use crate::ids::{ProjectId, Sequence};
+use crate::metrics::Code;
 use crate::time::{ArrivalTime, Span};
 
 /// How long a key is remembered.
@@ -146,6 +148,13 @@ pub(super) fn decode_source(source: Source<'_>) -> Option<(ProjectId, &str, [u8;
         *content,
         u64::from_le_bytes(superseded.try_into().ok()?),
     ))
+}
+
+/// A key that comes again with another content.
+pub(super) fn mismatch(key: &str) -> Problem {
+    let detail =
+        format!("the idempotency key \"{key}\" was used for another request; use a new one");
+    Problem::new(Code::IdempotencyMismatch, detail)
 }
 
 #[cfg(test)]

@@ -261,6 +261,12 @@ impl Rebuild<'_> {
     fn row(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), RebuildError> {
         if self.applier.is_on_disk(row.view) {
             self.applier.apply(row, sequence, false)?;
+            // Looked at behind the row: an erasure beside this either is seen here, or comes to
+            // the state later and takes the row out itself.
+            let below = self.shared.history.bounds().erased_below(row.view, row.key);
+            if sequence < below {
+                self.applier.erase(row.view, row.key, below);
+            }
         }
         Ok(())
     }
@@ -307,7 +313,7 @@ impl Checkpointer {
 
     fn save_if_changed(&self, progress: &Progress) {
         let stopped = self.shared.metrics.writes() == WritesState::Stopped;
-        if stopped || self.shared.visible() == self.kept.newest() {
+        if stopped || !self.kept.are_behind(self.shared.visible()) {
             return;
         }
         let metrics = &self.shared.metrics;

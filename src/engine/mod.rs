@@ -53,6 +53,12 @@ pub mod spool;
 
 mod maintain;
 
+mod retention;
+
+pub mod erase;
+
+mod forget;
+
 pub mod seal;
 
 pub mod open;
@@ -71,6 +77,7 @@ use crate::engine::as_of::{AsOf, AsOfAnswers};
 use crate::engine::cold::{ColdStates, Fetch};
 use crate::engine::deadline::Deadline;
 use crate::engine::define::{DefineJob, DefineOptions, Defined};
+use crate::engine::erase::{EraseJob, Erasure};
 use crate::engine::error::Problem;
 use crate::engine::listing::PageAsk;
 use crate::engine::load::{LoadOptions, LoadTurn, Loaded, Loader};
@@ -318,6 +325,27 @@ impl Engine {
     /// `UNKNOWN_SERVICE`, and those of [`Self::write`].
     pub async fn drop_service(&self, project: ProjectId, name: &str) -> Result<Defined, Problem> {
         self.change(DefineJob::DropService(project, name.to_owned())).await
+    }
+
+    /// The event time below which as-of reads of a view are refused.
+    pub fn retention_floor(&self, view: ViewId) -> Option<EventTime> {
+        self.shared.history.bounds().floor(view)
+    }
+
+    /// Erases an entity: whatever was written of it until now is invisible at once, in every view
+    /// and as of any time, and its bytes are removed within `erase.within`.
+    ///
+    /// # Errors
+    /// `UNKNOWN_ENTITY_TYPE`, and those of [`Self::write`].
+    pub async fn erase(&self, entity: EntityTypeId, key: &[u8]) -> Result<Erasure, Problem> {
+        self.refuse_if_stopped()?;
+        let job = EraseJob { entity, key: key.into() };
+        self.ask(|reply| Job::Erase(job, reply)).await
+    }
+
+    /// The erasure named by its sequence.
+    pub fn erasure(&self, project: ProjectId, sequence: Sequence) -> Option<Erasure> {
+        self.shared.erasures().get(project, sequence)
     }
 
     async fn change(&self, job: DefineJob) -> Result<Defined, Problem> {

@@ -12,6 +12,7 @@ use crate::checkpoint::{Checkpoint, Row as CheckpointRow, Sink, SledCheckpoint};
 use crate::disk::{Disk, DiskError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::control::{self, Control, ControlError};
+use crate::engine::erase::Erase;
 use crate::engine::idempotency::{First, decode_source};
 use crate::engine::maintain::{Checkpointer, Maintenance};
 use crate::engine::queue;
@@ -23,6 +24,7 @@ use crate::engine::tier::{self, TierPlace};
 use crate::engine::write::Writer;
 use crate::engine::writes::Durability;
 use crate::engine::{Engine, Running};
+use crate::history::bounds::Bounds;
 use crate::history::open::Opened;
 use crate::history::record::{Record, RecordError, Request, Row, Source, SourceKind};
 use crate::history::replay::LoggedFrame;
@@ -172,6 +174,8 @@ pub fn open(
         last_sequence: opened.last_sequence,
         last_arrival,
         positions: control.positions,
+        erasures: control.erasures,
+        erase_within: options.seal.erase_within,
     }));
     let (queue, waiting) = queue::queue(&options.limits, &metrics);
     let queue = Arc::new(queue);
@@ -205,6 +209,7 @@ pub fn open(
     };
     let maintenance = Maintenance::start(shared.clone(), checkpointer, sealing)
         .map_err(|error| OpenError::Thread { name: "checkpoint", reason: error.to_string() })?;
+    metrics.erasures_pending.set(shared.erasures().pending().count() as u64);
     metrics.sequence_written.set(opened.last_sequence.0);
     metrics.sequence_durable.set(opened.last_sequence.0);
     let behind = shared.clock_is_behind(last_arrival);
@@ -233,6 +238,8 @@ struct Recovery {
     /// The last sequence whose control records are in `control`.
     covers: Sequence,
     applier: Applier,
+    /// What is erased, as far as it was met.
+    bounds: Arc<Bounds>,
     /// The last sequence whose rows the disk tier holds, once there is one.
     moved: Option<Sequence>,
     rows: u64,
@@ -246,7 +253,9 @@ impl Recovery {
         };
         let mut applier = Applier::default();
         applier.take_up(&control.registry, &stores);
-        Ok(Self { stores, control, covers, applier, moved: None, rows: 0 })
+        opened.reader.set_erased(control.erasures.erased());
+        let bounds = opened.reader.bounds();
+        Ok(Self { stores, control, covers, applier, bounds, moved: None, rows: 0 })
     }
 
     /// Fills the map from the newest checkpoint that is whole; returns the sequence it covers.
@@ -303,7 +312,8 @@ impl Recovery {
         let replay = history.replay_after(from);
         replay.rows_before_log(|view, row| {
             // The disk tier has these rows, or is rebuilt beside the doors.
-            if row.sequence > covered && !self.applier.is_on_disk(view) {
+            let is_erased = row.sequence < self.bounds.erased_below(view, row.key);
+            if row.sequence > covered && !is_erased && !self.applier.is_on_disk(view) {
                 let RowIn { event_time, key, archive, .. } = row;
                 let row_of_view = Row { view, event_time, key, archive };
                 self.applier.apply(&row_of_view, row.sequence, false)?;
@@ -312,7 +322,7 @@ impl Recovery {
             Ok::<(), OpenError>(())
         })?;
         replay.frames(|frame| {
-            self.frame(frame, covered)?;
+            self.frame(history, frame, covered)?;
             if let Some(tier) = self.stores.tier() {
                 tier.relieve(|| history.durable());
             }
@@ -326,7 +336,12 @@ impl Recovery {
         Ok(())
     }
 
-    fn frame(&mut self, frame: &LoggedFrame<'_>, covered: Sequence) -> Result<(), OpenError> {
+    fn frame(
+        &mut self,
+        history: &History,
+        frame: &LoggedFrame<'_>,
+        covered: Sequence,
+    ) -> Result<(), OpenError> {
         let unreadable = |error: RecordError| OpenError::from(frame.unreadable(&error));
         for request in frame.requests().map_err(unreadable)? {
             let request = request.map_err(unreadable)?;
@@ -337,15 +352,20 @@ impl Recovery {
                             true => self.moved(),
                             false => covered,
                         };
-                        if sequence > covered {
+                        let erased_below = self.bounds.erased_below(row.view, row.key);
+                        if sequence > covered && sequence >= erased_below {
                             self.applier.apply(&row, sequence, false)?;
                             self.rows += 1;
                         }
                     }
-                    (sequence, Record::Control(bytes)) if sequence > self.covers => {
-                        self.change(sequence, bytes)?;
-                    }
-                    (_, Record::Control(_)) => {}
+                    (sequence, Record::Control(bytes)) => match Erase::decode(bytes) {
+                        Some(erase) => {
+                            let arrival = frame.header.arrival;
+                            self.erase(history, erase, sequence, arrival);
+                        }
+                        None if sequence > self.covers => self.change(sequence, bytes)?,
+                        None => {}
+                    },
                 }
             }
             if request.last() > self.covers {
@@ -353,6 +373,17 @@ impl Recovery {
             }
         }
         Ok(())
+    }
+
+    /// Erases again, also what the control snapshot knows: the checkpoint may be older than that.
+    fn erase(&mut self, history: &History, erase: Erase, sequence: Sequence, at: ArrivalTime) {
+        for view in &erase.views {
+            self.applier.erase(*view, &erase.key, sequence);
+        }
+        if sequence > self.covers {
+            history.erase(&erase.views, &erase.key, sequence);
+            self.control.erasures.add(erase, sequence, at);
+        }
     }
 
     /// The first view with rows on disk may come with the replay itself.

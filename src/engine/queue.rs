@@ -9,6 +9,7 @@ use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
 use tokio::sync::oneshot;
 
 use crate::engine::define::{DefineJob, Defined};
+use crate::engine::erase::{EraseJob, Erasure};
 use crate::engine::error::Problem;
 use crate::engine::idempotency::Idempotency;
 use crate::engine::seal::ManifestChange;
@@ -27,6 +28,8 @@ pub(super) enum Job {
     Write(WriteJob),
     /// Change definitions.
     Define(DefineJob, Reply<Defined>),
+    /// Erase an entity.
+    Erase(EraseJob, Reply<Erasure>),
     /// Make everything written durable and write the manifest with a new control snapshot,
     /// because a checkpoint is about to count.
     SaveControl(Reply<()>),

@@ -10,10 +10,15 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use tokio::sync::oneshot;
 
+use crate::engine::erase;
 use crate::engine::error::Problem;
+use crate::engine::forget::Forgetting;
 use crate::engine::queue::{Job, Queue, Reply, stopped};
+use crate::engine::retention;
 use crate::engine::shared::Shared;
 use crate::engine::write::Writer;
+use crate::history::ReadError;
+use crate::history::manifest::RetentionFloor;
 use crate::history::pace::Pace;
 use crate::history::seal::{Made, Sealer};
 use crate::history::sealed::{BuildError, SealedEntry};
@@ -34,6 +39,8 @@ pub struct SealOptions {
     pub interval: Span,
     /// Bytes read and written a second at most, by sealing and by merging each.
     pub bytes_per_second: u64,
+    /// How long the bytes of an erased entity may stay.
+    pub erase_within: Span,
 }
 
 impl Default for SealOptions {
@@ -42,6 +49,7 @@ impl Default for SealOptions {
             block_cache_bytes: 128 << 20,
             interval: Span::from_micros(200_000),
             bytes_per_second: 64 << 20,
+            erase_within: Span::from_seconds(7 * 86_400),
         }
     }
 }
@@ -52,6 +60,12 @@ pub(super) enum ManifestChange {
     NameSealed(SealedEntry, Vec<u64>),
     /// Strike the segments of the log that are not needed any more and end at or before this.
     StrikeSegments(Sequence),
+    /// Move retention floors.
+    SetFloors(Vec<RetentionFloor>),
+    /// Close the segment of the log that is written.
+    CloseSegment,
+    /// Say of all erasures up to this one that no byte is left.
+    FinishErasures(Sequence),
 }
 
 /// Makes the change. The answer is the first sequence of each segment that was struck.
@@ -64,6 +78,11 @@ pub(super) fn change_manifest(
             writer.history.name_sealed(added, &removed).map(|()| Vec::new())
         }
         ManifestChange::StrikeSegments(upto) => writer.history.strike_segments(upto),
+        ManifestChange::SetFloors(floors) => writer.history.set_floors(floors).map(|()| Vec::new()),
+        ManifestChange::CloseSegment => writer.history.roll(None, 0).map(|()| Vec::new()),
+        ManifestChange::FinishErasures(upto) => {
+            return erase::finish(writer, upto).map(|()| Vec::new());
+        }
     };
     changed.map_err(|error| writer.refused(&error))
 }
@@ -73,13 +92,16 @@ pub(super) fn change_manifest(
 pub(super) struct KeptCheckpoints {
     newest: AtomicU64,
     all: AtomicU64,
+    /// What all should cover, though nothing was written since.
+    wanted: AtomicU64,
 }
 
 impl KeptCheckpoints {
     /// After a start that loaded a checkpoint which covers `loaded`; what the one before it covers
     /// is not known.
     pub(super) fn new(loaded: Sequence) -> Self {
-        Self { newest: AtomicU64::new(loaded.0), all: AtomicU64::new(0) }
+        let [all, wanted] = [0, 0].map(AtomicU64::new);
+        Self { newest: AtomicU64::new(loaded.0), all, wanted }
     }
 
     /// What the newest covers.
@@ -93,8 +115,20 @@ impl KeptCheckpoints {
         self.all.store(before.min(covered.0), Ordering::Release);
     }
 
-    fn all(&self) -> Sequence {
+    /// What both cover.
+    pub(super) fn all(&self) -> Sequence {
         Sequence(self.all.load(Ordering::Acquire))
+    }
+
+    /// Has checkpoints made until both cover `sequence`.
+    pub(super) fn want(&self, sequence: Sequence) {
+        self.wanted.fetch_max(sequence.0, Ordering::AcqRel);
+    }
+
+    /// Whether there would be a use for another one that covers `visible`.
+    pub(super) fn are_behind(&self, visible: Sequence) -> bool {
+        visible != self.newest()
+            || self.all.load(Ordering::Acquire) < self.wanted.load(Ordering::Acquire)
     }
 }
 
@@ -109,11 +143,13 @@ pub(super) struct Sealing {
 
 /// Why nothing came of it; it is tried again.
 #[derive(Debug, thiserror::Error)]
-enum SealError {
+pub(super) enum SealError {
     #[error(transparent)]
     Build(#[from] BuildError),
     #[error(transparent)]
     Writer(#[from] Problem),
+    #[error(transparent)]
+    Read(#[from] ReadError),
 }
 
 /// One of the two things done with sealed files.
@@ -128,10 +164,11 @@ impl Sealing {
     pub(super) fn run(&self, work: Work, stop: &Receiver<()>) {
         let mut budget = Budget::new(self.options.bytes_per_second, stop);
         let (mut pause, least) = (Duration::ZERO, Duration::from_secs(1));
+        let mut forgetting = Forgetting::default();
         let interval = self.options.interval.to_std();
         self.publish_numbers();
         loop {
-            match self.work(work, &mut budget) {
+            match self.work(work, &mut budget, &mut forgetting) {
                 Ok(()) => pause = Duration::ZERO,
                 Err(SealError::Build(BuildError::Interrupted)) => return,
                 Err(error) => {
@@ -146,39 +183,51 @@ impl Sealing {
         }
     }
 
-    fn work(&self, work: Work, budget: &mut Budget<'_>) -> Result<(), SealError> {
+    fn work(
+        &self,
+        work: Work,
+        budget: &mut Budget<'_>,
+        forgetting: &mut Forgetting,
+    ) -> Result<(), SealError> {
         let metrics = &self.shared.metrics;
-        let busy = match work {
-            Work::Seal => &metrics.sealing_time,
-            Work::Merge => &metrics.merging_time,
-        };
-        while metrics.writes() != WritesState::Stopped {
-            let watch = Stopwatch::start();
-            let made = match work {
-                Work::Seal => self.sealer.seal_next(budget),
-                Work::Merge => self.sealer.merge_next(budget),
-            };
-            let done = match made? {
-                None => break,
-                Some(made) => self.install(&made),
-            };
-            add_time(busy, watch);
-            done?;
-            match work {
-                Work::Seal => metrics.seals.increment(),
-                Work::Merge => metrics.merges.increment(),
+        match work {
+            Work::Seal => {
+                self.make_all(&metrics.sealing_time, |sealer| sealer.seal_next(budget))?;
+                self.strike_segments()
             }
+            Work::Merge if metrics.writes() == WritesState::Stopped => Ok(()),
+            Work::Merge => {
+                self.move_floors()?;
+                let busy = &metrics.merging_time;
+                let merged = self.make_all(busy, |sealer| sealer.merge_next(budget));
+                // What cannot be merged, for want of room perhaps, must not keep rows here that are
+                // to go.
+                let thinned = self.make_all(busy, |sealer| sealer.thin_next(budget));
+                merged.and(thinned).and(self.forget(forgetting, budget))
+            }
+        }
+    }
+
+    /// Makes files and puts them in place until there is nothing to make.
+    fn make_all(
+        &self,
+        busy: &Gauge,
+        mut next: impl FnMut(&Sealer) -> Result<Option<Made>, BuildError>,
+    ) -> Result<(), SealError> {
+        while self.shared.metrics.writes() != WritesState::Stopped {
+            let watch = Stopwatch::start();
+            let Some(made) = next(&self.sealer)? else { break };
+            let installed = self.install(&made);
+            add_time(busy, watch);
+            installed?;
             self.publish_numbers();
         }
-        match work {
-            Work::Seal => self.strike_segments(),
-            Work::Merge => Ok(()),
-        }
+        Ok(())
     }
 
     /// The file counts from the moment the manifest names it; then readers are told, and what it
     /// replaces is removed. Whoever reads that goes on reading it.
-    fn install(&self, made: &Made) -> Result<(), SealError> {
+    pub(super) fn install(&self, made: &Made) -> Result<(), SealError> {
         let (entry, replaces) = (made.file.entry(), made.replaces.clone());
         if let Err(problem) = self.change(ManifestChange::NameSealed(entry, replaces)) {
             // Else nobody can know whether the manifest names it.
@@ -189,6 +238,25 @@ impl Sealing {
         }
         self.shared.history.publish(made.file.clone(), &made.replaces);
         made.replaces.iter().for_each(|number| self.sealer.remove(*number));
+        let metrics = &self.shared.metrics;
+        metrics.rows_dropped.add(made.dropped);
+        match made.replaces.len() {
+            0 => metrics.seals.increment(),
+            1 => metrics.rewrites.increment(),
+            _ => metrics.merges.increment(),
+        }
+        Ok(())
+    }
+
+    /// Moves the retention floors that have a step to go: saved first, then refused below, and
+    /// only then rewritten by.
+    fn move_floors(&self) -> Result<(), SealError> {
+        let (shared, bounds) = (&self.shared, self.shared.history.bounds());
+        let now = shared.clock.now();
+        if let Some(floors) = retention::floors_due(&shared.registry.load(), &bounds, now) {
+            self.change(ManifestChange::SetFloors(floors.clone()))?;
+            shared.history.set_floors(&floors);
+        }
         Ok(())
     }
 
@@ -213,7 +281,7 @@ impl Sealing {
         Ok(())
     }
 
-    fn change(&self, change: ManifestChange) -> Result<Vec<Sequence>, Problem> {
+    pub(super) fn change(&self, change: ManifestChange) -> Result<Vec<Sequence>, Problem> {
         let (reply, answer): (Reply<Vec<Sequence>>, _) = oneshot::channel();
         self.queue.send(Job::ChangeManifest(change, reply))?;
         answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::engine::erase::Erasures;
 use crate::engine::load::LoadPart;
 use crate::engine::positions::{Position, Positions};
 use crate::engine::stores::Stores;
@@ -33,8 +34,11 @@ pub(super) struct Shared {
     pub(super) history: Arc<History>,
     /// The last sequence that is applied, hence visible.
     pub(super) visible: watch::Sender<Sequence>,
+    /// How long the bytes of what is erased may stay.
+    pub(super) erase_within: Span,
     last_arrival: AtomicI64,
     positions: Mutex<Positions>,
+    erasures: Mutex<Erasures>,
 }
 
 /// What [`Shared`] is made of.
@@ -51,6 +55,8 @@ pub(super) struct Parts {
     pub(super) last_sequence: Sequence,
     pub(super) last_arrival: ArrivalTime,
     pub(super) positions: Positions,
+    pub(super) erasures: Erasures,
+    pub(super) erase_within: Span,
 }
 
 impl Shared {
@@ -68,6 +74,8 @@ impl Shared {
             visible: watch::Sender::new(parts.last_sequence),
             last_arrival: AtomicI64::new(parts.last_arrival.micros()),
             positions: Mutex::new(parts.positions),
+            erasures: Mutex::new(parts.erasures),
+            erase_within: parts.erase_within,
         }
     }
 
@@ -119,6 +127,11 @@ impl Shared {
     /// How far every source of writes has come; only the writer changes it.
     pub(super) fn positions(&self) -> MutexGuard<'_, Positions> {
         self.positions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was erased; only the writer changes it.
+    pub(super) fn erasures(&self) -> MutexGuard<'_, Erasures> {
+        self.erasures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The last visible sequence.

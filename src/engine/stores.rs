@@ -108,6 +108,27 @@ impl Store {
         }
     }
 
+    /// Takes out of the state of `key` what `change` says; `sequence` is that of the record that
+    /// wants it.
+    pub(super) fn erase(
+        &self,
+        key: &[u8],
+        sequence: Sequence,
+        change: impl FnOnce(&[u8]) -> Erasing,
+    ) {
+        match self {
+            Self::Memory(map) => {
+                let map = map.pin();
+                match map.get(key).map_or(Erasing::Nothing, change) {
+                    Erasing::Nothing => {}
+                    Erasing::To(state) => map.put(key, &state),
+                    Erasing::All => map.remove(key),
+                }
+            }
+            Self::Disk(tier, view) => tier.erase(*view, key, sequence, change),
+        }
+    }
+
     /// A copy of the state of `key`, as far as it can be read.
     pub(super) fn copy(&self, key: &[u8]) -> Option<Vec<u8>> {
         match self {
@@ -123,7 +144,47 @@ impl Store {
     }
 }
 
+/// What an erasure does to a state.
+pub(super) enum Erasing {
+    /// It is newer as a whole.
+    Nothing,
+    /// This much of it is newer.
+    To(Vec<u8>),
+    /// Nothing of it is.
+    All,
+}
+
 impl SharedTier {
+    fn erase(
+        &self,
+        view: ViewId,
+        key: &[u8],
+        sequence: Sequence,
+        change: impl FnOnce(&[u8]) -> Erasing,
+    ) {
+        let _held = self.lock();
+        if self.is_broken() {
+            // The rebuild leaves out what is erased.
+            return;
+        }
+        let old = match self.tier.get_for_write(view, key) {
+            Ok(old) => old,
+            Err(error) => return self.broke(&error.to_string()),
+        };
+        let (Room::Left | Room::Full) = match old.as_deref().map_or(Erasing::Nothing, change) {
+            Erasing::Nothing => return,
+            Erasing::To(state) => self.tier.put(view, key, sequence, &state),
+            Erasing::All => self.tier.remove(view, key, sequence),
+        };
+    }
+
+    /// Has the tier emptied and every row put again, so that its files hold nothing from before.
+    pub(super) fn renew(&self) {
+        if !self.broken.swap(true, Ordering::SeqCst) {
+            tracing::info!("the disk tier begins anew without what was erased; history answers");
+        }
+    }
+
     fn update(
         &self,
         view: ViewId,

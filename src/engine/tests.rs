@@ -1,5 +1,7 @@
 //! The engine as a whole on a real directory: definitions, writes, lookups, as-of reads, restarts.
 
+mod bounds;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -201,7 +203,7 @@ impl Store {
         let mut batch = Batch::new(1);
         batch.push_row(&[&user_key(user)]);
         let times = vec![at(seconds).as_event_time()];
-        let ask = AsOf { plan, batch, times, known_at: None };
+        let ask = AsOf { plan, batch, times, known_at: None, allow_truncated: false };
         let deadline = Deadline::after(Span::from_seconds(30));
         let mut answers = Vec::new();
         self.engine().as_of(ask, deadline).await.unwrap().answer(0..1, |_, _, answer| {

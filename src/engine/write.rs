@@ -14,8 +14,9 @@ use crossbeam::channel::RecvTimeoutError;
 use crate::engine::apply::{Applied, Applier, ApplyError};
 use crate::engine::control;
 use crate::engine::define;
+use crate::engine::erase::{self, Erasures};
 use crate::engine::error::{Place, Problem};
-use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source};
+use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source, mismatch};
 use crate::engine::load::LoadPart;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::seal;
@@ -35,7 +36,6 @@ const GROUP_REQUESTS: usize = 4096;
 const GROUP_BYTES: usize = 16 << 20;
 /// How long after the last write its durable mark is written.
 const MARK_AFTER: Duration = Duration::from_millis(500);
-
 /// How long after a refusal for want of room it is looked whether there is some.
 const ROOM_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -90,8 +90,11 @@ impl Writer {
                 Ok(Job::Define(job, reply)) => {
                     let _ = reply.send(define::run(&mut self, job));
                 }
+                Ok(Job::Erase(job, reply)) => {
+                    let _ = reply.send(erase::run(&mut self, job));
+                }
                 Ok(Job::SaveControl(reply)) => {
-                    let _ = reply.send(self.save_control());
+                    let _ = reply.send(self.save_control(None));
                 }
                 Ok(Job::ChangeManifest(change, reply)) => {
                     let _ = reply.send(seal::change_manifest(&mut self, change));
@@ -475,7 +478,7 @@ impl Writer {
     }
 
     /// Tells the disk tier how far it is, and moves rows to its disk where too many wait.
-    fn make_room_in_the_tier(&mut self, last: Sequence) {
+    pub(super) fn make_room_in_the_tier(&mut self, last: Sequence) {
         let shared = self.shared.clone();
         let Some(tier) = shared.stores.tier() else { return };
         tier.tier.applied(last);
@@ -493,28 +496,33 @@ impl Writer {
     }
 
     /// What the manifest keeps beside the log: definitions, ids and idempotency keys.
-    pub(super) fn control_snapshot(&self) -> ControlSnapshot {
+    fn control_snapshot(&self, erasures: &Erasures) -> ControlSnapshot {
         let bytes = control::encode(
             &self.shared.registry.load(),
             self.registry_sequence,
             &self.shared.positions(),
+            erasures,
             &self.idempotency,
         );
         ControlSnapshot { covers: self.history.last(), bytes }
     }
 
-    fn save_control(&mut self) -> Result<(), Problem> {
+    /// Saves that, with other erasures than those that are known if there are `new` ones.
+    pub(super) fn save_control(&mut self, new: Option<&Erasures>) -> Result<(), Problem> {
         if self.is_stopped() {
             return Err(stopped());
         }
         self.sync(0)?;
-        let control = self.control_snapshot();
+        let control = match new {
+            Some(erasures) => self.control_snapshot(erasures),
+            None => self.control_snapshot(&self.shared.erasures()),
+        };
         self.history.save_control(control).map_err(|error| self.refused(&error))
     }
 
     fn stop(&mut self) {
         self.idle();
-        if let Err(problem) = self.save_control() {
+        if let Err(problem) = self.save_control(None) {
             tracing::error!(%problem, "the last sync before the end failed");
         }
         self.set_state(WritesState::Closed);
@@ -571,12 +579,6 @@ fn future_places(request: &EncodedRequest, latest_allowed: EventTime) -> Vec<Pla
             expected: format!("at most {latest_allowed}"),
         })
         .collect()
-}
-
-fn mismatch(key: &str) -> Problem {
-    let detail =
-        format!("the idempotency key \"{key}\" was used for another request; use a new one");
-    Problem::new(Code::IdempotencyMismatch, detail)
 }
 
 fn internal(error: impl std::error::Error) -> Problem {

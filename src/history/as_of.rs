@@ -6,6 +6,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
+use super::bounds::Bounds;
 use super::index::{Index, LogRows, Part};
 use super::sealed::{Cursor, Scan, SealedFile};
 use super::{History, ReadError};
@@ -50,6 +51,7 @@ pub struct AsOf {
     parts: Vec<Arc<Part>>,
     upto: Sequence,
     known_at: ArrivalTime,
+    bounds: Arc<Bounds>,
 }
 
 impl History {
@@ -60,12 +62,30 @@ impl History {
     /// The disk failed, or a segment of the log is damaged: then there is no as-of read at all
     /// until the damage is mended, since the rows behind it are not known.
     pub fn as_of(&self, upto: Sequence, known_at: Option<ArrivalTime>) -> Result<AsOf, ReadError> {
+        // Files are rewritten by bounds that are in force, so the files of a moment go with the
+        // bounds of that moment.
+        loop {
+            let bounds = self.bounds();
+            let as_of = self.snapshot(upto, known_at, &bounds)?;
+            if Arc::ptr_eq(&bounds, &self.bounds()) {
+                return Ok(as_of);
+            }
+        }
+    }
+
+    fn snapshot(
+        &self,
+        upto: Sequence,
+        known_at: Option<ArrivalTime>,
+        bounds: &Arc<Bounds>,
+    ) -> Result<AsOf, ReadError> {
         let upto = upto.min(self.written());
         let snapshot = |index: &Index| AsOf {
             sealed: index.sealed().clone(),
             parts: index.parts().to_vec(),
             upto,
             known_at: known_at.unwrap_or(ArrivalTime::MAX),
+            bounds: bounds.clone(),
         };
         let index = self.read_index();
         if index.covers(upto) {
@@ -119,6 +139,22 @@ impl AsOf {
         self.parts.iter()
     }
 
+    /// Every row up to here was in a sealed file.
+    pub fn sealed_upto(&self) -> Sequence {
+        self.sealed.last().map_or(Sequence::ZERO, |file| file.entry().last)
+    }
+
+    /// The event time below which it may lack rows of `view`: what is asked of it as of before
+    /// then, or known by before then, it cannot answer.
+    pub fn floor(&self, view: ViewId) -> Option<EventTime> {
+        self.bounds.floor(view)
+    }
+
+    /// Rows of `key` below this sequence are erased, and are not to be seen.
+    pub(super) fn erased_below(&self, view: ViewId, key: &[u8]) -> Sequence {
+        self.bounds.erased_below(view, key)
+    }
+
     /// Shows `visit` the rows of `key` with an event time at or before `at`, the newest by (event
     /// time, sequence) first, until it breaks.
     ///
@@ -131,12 +167,13 @@ impl AsOf {
         at: EventTime,
         visit: &mut dyn Visit,
     ) -> Result<(), ReadError> {
-        let mut walk = Walk { view, key, at, archive: Vec::new() };
+        let erased_below = self.erased_below(view, key);
+        let mut walk = Walk { view, key, at, erased_below, archive: Vec::new() };
         let mut candidates = self.candidates(&walk);
         // The candidate that may have the newest row of all.
         while let Some(best) = (0..candidates.len()).max_by_key(|&index| candidates[index].order) {
             let candidate = &mut candidates[best];
-            if candidate.is_sought() && self.sees(candidate) {
+            if candidate.is_sought() && self.sees(candidate, &walk) {
                 let shown = walk.show(candidate, visit)?;
                 if shown.is_break() {
                     return Ok(());
@@ -173,8 +210,9 @@ impl AsOf {
         candidates
     }
 
-    fn sees(&self, candidate: &Candidate) -> bool {
+    fn sees(&self, candidate: &Candidate, walk: &Walk<'_>) -> bool {
         candidate.order.1 <= self.upto
+            && candidate.order.1 >= walk.erased_below
             && candidate.arrival().is_some_and(|arrival| arrival <= self.known_at)
     }
 
@@ -188,17 +226,34 @@ impl AsOf {
         view: ViewId,
         visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
+        let erased = self.bounds.erased_keys(view);
+        let mut of_others = |key: &[u8]| match erased.contains_key(key) {
+            true => ControlFlow::Continue(()),
+            false => visit(key),
+        };
         for file in self.sealed.iter() {
             let Some(mut scan) = Scan::start(file, view)? else { continue };
             while let Some(row) = scan.current() {
-                if visit(row.key).is_break() {
+                if of_others(row.key).is_break() {
                     return Ok(());
                 }
                 scan.next_key()?;
             }
         }
         for part in &self.parts {
-            if part.each_key(view, visit).is_break() {
+            if part.each_key(view, &mut of_others).is_break() {
+                return Ok(());
+            }
+        }
+        // Of a key that was erased it takes a row to know that there is one again.
+        for key in erased.keys() {
+            let mut found = false;
+            let mut seen = |_: RowAt<'_>| {
+                found = true;
+                ControlFlow::Break(())
+            };
+            self.rows_before(view, key, EventTime::MAX, &mut seen)?;
+            if found && visit(key).is_break() {
                 return Ok(());
             }
         }
@@ -238,6 +293,8 @@ struct Walk<'a> {
     view: ViewId,
     key: &'a [u8],
     at: EventTime,
+    /// Earlier rows are erased.
+    erased_below: Sequence,
     archive: Vec<u8>,
 }
 

@@ -11,7 +11,10 @@ use crate::ids::{Epoch, Sequence, StoreId, ViewId};
 use crate::time::{ArrivalTime, EventTime};
 
 pub(super) const MAGIC: [u8; 4] = *b"LMAN";
-const FORMAT: u16 = 2;
+/// With floors; sealed files may have been thinned out by them.
+const FORMAT: u16 = 3;
+/// The format without floors, still written where there are none.
+const FLOORLESS: u16 = 2;
 /// The format without sealed files.
 const UNSEALED: u16 = 1;
 const HEADER_BYTES: usize = 40;
@@ -118,7 +121,8 @@ impl Manifest {
             bytes.extend_from_slice(&control.bytes);
         }
         bytes[..4].copy_from_slice(&MAGIC);
-        bytes[4..6].copy_from_slice(&FORMAT.to_le_bytes());
+        let format = if self.floors.is_empty() { FLOORLESS } else { FORMAT };
+        bytes[4..6].copy_from_slice(&format.to_le_bytes());
         bytes[8..24].copy_from_slice(&self.store.0);
         bytes[24..28].copy_from_slice(&self.epoch.0.to_le_bytes());
         let length = (bytes.len() - HEADER_BYTES) as u64;
@@ -146,7 +150,7 @@ impl Manifest {
         }
         let mut reader = Reader { bytes, at: 4 };
         let format = u16::from_le_bytes(reader.array()?);
-        if ![UNSEALED, FORMAT].contains(&format) {
+        if ![UNSEALED, FLOORLESS, FORMAT].contains(&format) {
             return Err(ManifestError::Newer { format });
         }
         reader.array::<2>()?;
@@ -317,11 +321,11 @@ mod tests {
         let hex: String = example().encode().iter().map(|byte| format!("{byte:02x}")).collect();
         let golden = concat!(
             "4c4d414e",                         // magic
-            "02000000",                         // format, reserved
+            "03000000",                         // format, reserved
             "30313233343536373839616263646566", // store
             "05000000",                         // epoch
             "7800000000000000",                 // length of what follows the header
-            "36408831",                         // CRC-32C of all but itself
+            "91d202b6",                         // CRC-32C of all but itself
             "4d00000000000000",                 // last arrival
             "02000000",                         // segments
             "0100000000000000010900000000000000",
@@ -335,6 +339,16 @@ mod tests {
             "080000000000000005000000000000007374617465",
         );
         assert_eq!(hex, golden);
+    }
+
+    #[test]
+    fn a_manifest_of_the_second_format_is_read() {
+        let mut bytes = example().encode();
+        bytes[4] = 2;
+        bytes[CRC_AT..HEADER_BYTES].copy_from_slice(&[0x36, 0x40, 0x88, 0x31]);
+        assert_eq!(Manifest::decode(&bytes), Ok(example()));
+        let floorless = Manifest { floors: vec![], ..example() };
+        assert_eq!(floorless.encode()[4], 2, "what older releases can read, they can");
     }
 
     #[test]
@@ -362,9 +376,9 @@ mod tests {
             assert!(Manifest::decode(&good[..length]).is_err(), "{length}");
         }
         let mut newer = good;
-        newer[4] = 3;
+        newer[4] = 4;
         let crc = checksum(&newer);
         newer[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 3 }));
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 4 }));
     }
 }

@@ -20,6 +20,10 @@ pub mod pace;
 
 pub mod sealed;
 
+pub mod bounds;
+
+mod base;
+
 mod index;
 
 pub mod as_of;
@@ -38,8 +42,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::disk::DiskError;
-use crate::ids::{Sequence, StoreId};
+use crate::ids::{Sequence, StoreId, ViewId};
+use bounds::{Bounds, Erased};
 use index::Index;
+use manifest::RetentionFloor;
 use sealed::SealedFile;
 use segment::Segment;
 
@@ -52,6 +58,7 @@ pub struct History {
     index: RwLock<Index>,
     /// The number of the next sealed file.
     next_number: AtomicU64,
+    bounds: RwLock<Arc<Bounds>>,
 }
 
 impl History {
@@ -59,8 +66,11 @@ impl History {
         store: StoreId,
         segments: Vec<Arc<Segment>>,
         sealed: Vec<Arc<SealedFile>>,
+        floors: &[RetentionFloor],
         last: Sequence,
     ) -> Self {
+        let mut bounds = Bounds::default();
+        bounds.set_floors(floors);
         let highest = sealed.iter().map(|file| file.entry().number).max();
         Self {
             store,
@@ -69,6 +79,7 @@ impl History {
             durable: AtomicU64::new(last.0),
             index: RwLock::new(Index::new(sealed)),
             next_number: AtomicU64::new(highest.map_or(1, |highest| highest + 1)),
+            bounds: RwLock::new(Arc::new(bounds)),
         }
     }
 
@@ -100,6 +111,18 @@ impl History {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The first sequence that is in the log.
+    pub fn log_begins(&self) -> Sequence {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.first().map_or(Sequence(1), |segment| segment.first())
+    }
+
+    /// The first sequence that is, or will be, in the segment being written.
+    pub fn open_begins(&self) -> Sequence {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        segments.last().map_or(Sequence(1), |segment| segment.first())
+    }
+
     /// Segments of the log.
     pub fn log_segments(&self) -> usize {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).len()
@@ -116,6 +139,33 @@ impl History {
     pub fn forget_segments(&self, last: Sequence) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
         segments.retain(|segment| segment.first() > last);
+    }
+
+    /// What may no longer be seen, as it stands.
+    pub fn bounds(&self) -> Arc<Bounds> {
+        self.bounds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts the floors in force that the manifest has.
+    pub fn set_floors(&self, floors: &[RetentionFloor]) {
+        self.change_bounds(|bounds| bounds.set_floors(floors));
+    }
+
+    /// Hides the rows of `key` in `views` below a sequence, from reads that run too.
+    pub fn erase(&self, views: &[ViewId], key: &[u8], below: Sequence) {
+        self.bounds().erase(views, key, below);
+    }
+
+    /// Hides these rows and no others any more, of which none is left.
+    pub fn set_erased(&self, erased: Erased) {
+        self.change_bounds(|bounds| bounds.set_erased(erased));
+    }
+
+    fn change_bounds(&self, change: impl FnOnce(&mut Bounds)) {
+        let mut bounds = self.bounds.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changed = Bounds::clone(&bounds);
+        change(&mut changed);
+        *bounds = Arc::new(changed);
     }
 
     fn push_segment(&self, segment: Arc<Segment>) {

@@ -94,7 +94,8 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened
     manifest.epoch = Epoch(manifest.epoch.0 + 1);
     manifest.last_arrival = found.last_arrival.unwrap_or(manifest.last_arrival);
     manifest.save(disk.as_ref(), root)?;
-    let history = Arc::new(History::new(manifest.store, segments, sealed, found.last));
+    let history =
+        Arc::new(History::new(manifest.store, segments, sealed, &manifest.floors, found.last));
     let last_arrival = manifest.last_arrival;
     Ok(Opened {
         sealer: Sealer::new(history.clone(), disk.clone(), directory.clone(), blocks),

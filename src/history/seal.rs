@@ -1,18 +1,22 @@
-//! Rewrites closed segments of the log into sealed files, and few large sealed files out of many
-//! small ones.
+//! Rewrites closed segments of the log into sealed files, few large sealed files out of many small
+//! ones, and those anew of which much has fallen below a floor.
 //!
 //! It does not know the manifest: a file it made counts once the writer has named it there.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::History;
+use super::ReadError;
+use super::base::Base;
+use super::bounds::Bounds;
 use super::pace::Pace;
 use super::record::{Record, RecordError};
 use super::replay::{LoggedFrame, Position, scan_segment};
 use super::sealed::{
-    self, Blocks, BuildError, Builder, Head, RowIn, Scan, SealedEntry, SealedFile,
+    self, Blocks, BuildError, Builder, Cursor, Head, RowIn, Scan, SealedEntry, SealedFile,
+    SectionFacts,
 };
 use super::segment::Segment;
 use super::writer::SEGMENT_BYTES_MAX;
@@ -33,6 +37,8 @@ pub struct Sealer {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     blocks: Arc<Blocks>,
+    /// Files that could not be removed.
+    unremoved: Mutex<Vec<PathBuf>>,
 }
 
 /// A sealed file that is complete, and the files whose place it takes.
@@ -41,6 +47,8 @@ pub struct Made {
     pub file: Arc<SealedFile>,
     /// The numbers of the files it replaces; none if it replaces a part of the log.
     pub replaces: Vec<u64>,
+    /// Rows that were not taken over: erased, or below a floor and not of the base.
+    pub dropped: u64,
 }
 
 impl Sealer {
@@ -50,7 +58,7 @@ impl Sealer {
         directory: PathBuf,
         blocks: Arc<Blocks>,
     ) -> Self {
-        Self { history, disk, directory, blocks }
+        Self { history, disk, directory, blocks, unremoved: Mutex::default() }
     }
 
     /// Seals the oldest closed segment that is not sealed; none if there is none.
@@ -63,9 +71,10 @@ impl Sealer {
         let Some(last) = segment.closed().filter(|_| segment.first() == next) else {
             return Ok(None);
         };
+        let bounds = self.history.bounds();
         let rows = Gathered::read(&self.history, &segment, pace)?;
-        let file = self.make((next, last), pace, |builder| rows.write(builder))?;
-        Ok(Some(Made { file, replaces: Vec::new() }))
+        let (file, dropped) = self.make((next, last), pace, |to| rows.write(&bounds, to))?;
+        Ok(Some(Made { file, replaces: Vec::new(), dropped }))
     }
 
     /// Merges files of about one size that follow one another, if there are many; none if not.
@@ -76,12 +85,37 @@ impl Sealer {
         let files = self.history.sealed();
         let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
         let Some(run) = to_merge(&sizes) else { return Ok(None) };
-        self.find_room(sizes[run.clone()].iter().sum())?;
-        let files = &files[run];
+        self.rewrite(&files[run], pace).map(Some)
+    }
+
+    /// Rewrites a file of which much has fallen below a floor, if there is one; none if not.
+    ///
+    /// # Errors
+    /// As [`Self::merge_next`].
+    pub fn thin_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
+        let bounds = self.history.bounds();
+        let files = self.history.sealed();
+        let Some(file) = files.iter().find(|file| is_worth_thinning(file, &bounds)) else {
+            return Ok(None);
+        };
+        self.rewrite(std::slice::from_ref(file), pace).map(Some)
+    }
+
+    /// Makes one file of `files`, which follow one another.
+    ///
+    /// # Errors
+    /// As [`Self::merge_next`].
+    pub fn rewrite(
+        &self,
+        files: &[Arc<SealedFile>],
+        pace: &mut dyn Pace,
+    ) -> Result<Made, BuildError> {
+        self.find_room(files.iter().map(|file| file.entry().bytes).sum())?;
+        let bounds = self.history.bounds();
         let replaces = files.iter().map(|file| file.entry().number).collect();
         let (first, last) = (files[0].entry().first, files[files.len() - 1].entry().last);
-        let file = self.make((first, last), pace, |builder| merge(files, builder))?;
-        Ok(Some(Made { file, replaces }))
+        let (file, dropped) = self.make((first, last), pace, |to| merge(files, &bounds, to))?;
+        Ok(Made { file, replaces, dropped })
     }
 
     /// A merged file stands beside those it replaces until it counts. A disk that it filled up
@@ -95,15 +129,27 @@ impl Sealer {
     }
 
     /// Removes the file with this number, which the manifest does not name. What cannot be removed
-    /// is removed at the next start.
+    /// is tried again by [`Self::all_removed`] and at the next start.
     pub fn remove(&self, number: u64) {
-        let _ = disk::remove_if_there(self.disk.as_ref(), &sealed::path(&self.directory, number));
+        self.remove_file(sealed::path(&self.directory, number));
     }
 
     /// Removes a segment of the log, which the manifest does not name.
     pub fn remove_segment(&self, first: Sequence) {
-        let path = super::segment::path(&self.directory, first);
-        let _ = disk::remove_if_there(self.disk.as_ref(), &path);
+        self.remove_file(super::segment::path(&self.directory, first));
+    }
+
+    fn remove_file(&self, path: PathBuf) {
+        if disk::remove_if_there(self.disk.as_ref(), &path).is_err() {
+            self.unremoved.lock().unwrap_or_else(PoisonError::into_inner).push(path);
+        }
+    }
+
+    /// Whether every file that was to be removed is gone.
+    pub fn all_removed(&self) -> bool {
+        let mut unremoved = self.unremoved.lock().unwrap_or_else(PoisonError::into_inner);
+        unremoved.retain(|path| disk::remove_if_there(self.disk.as_ref(), path).is_err());
+        unremoved.is_empty()
     }
 
     /// Makes the file durable, under its name, and opens it.
@@ -111,8 +157,8 @@ impl Sealer {
         &self,
         (first, last): (Sequence, Sequence),
         pace: &mut dyn Pace,
-        write: impl FnOnce(&mut Builder<'_>) -> Result<(), BuildError>,
-    ) -> Result<Arc<SealedFile>, BuildError> {
+        write: impl FnOnce(&mut Builder<'_>) -> Result<u64, BuildError>,
+    ) -> Result<(Arc<SealedFile>, u64), BuildError> {
         let disk = self.disk.as_ref();
         let number = self.history.next_number.fetch_add(1, Ordering::Relaxed);
         let path = sealed::path(&self.directory, number);
@@ -121,7 +167,7 @@ impl Sealer {
         let head = Head { store, number, first, last };
         let built = (|| {
             let mut builder = Builder::new(disk.create(&temporary)?, head, &mut *pace);
-            write(&mut builder)?;
+            let dropped = write(&mut builder)?;
             let bytes = builder.finish()?;
             disk.rename(&temporary, &path)?;
             disk.sync_dir(&self.directory)?;
@@ -132,11 +178,10 @@ impl Sealer {
                 .map_err(|error| BuildError::ReadBack(error.to_string()))?;
             let sealed = Arc::new(sealed);
             read_back(&sealed, pace)?;
-            Ok(sealed)
+            Ok((sealed, dropped))
         })();
         built.inspect_err(|_| {
-            // Whatever is left is removed at the next start.
-            let _ = disk::remove_if_there(disk, &temporary);
+            self.remove_file(temporary);
             self.remove(number);
         })
     }
@@ -272,7 +317,9 @@ impl Gathered {
         }
     }
 
-    fn write(&self, builder: &mut Builder<'_>) -> Result<(), BuildError> {
+    /// Writes them and says how many were left out.
+    fn write(&self, bounds: &Arc<Bounds>, builder: &mut Builder<'_>) -> Result<u64, BuildError> {
+        let mut dropped = 0;
         for rows in self.rows.chunk_by(|a, b| a.view == b.view) {
             let mut slots = 0;
             for row in rows {
@@ -281,17 +328,26 @@ impl Gathered {
                     .map_err(|source| BuildError::Row { sequence, source })?;
                 slots = slots.max(cells.slots());
             }
-            builder.start(rows[0].view, slots)?;
+            let mut base = Base::new(bounds.clone(), rows[0].view);
+            builder.start(rows[0].view, slots, base.floor())?;
             for row in rows {
-                builder.row(&self.row(row))?;
+                base.row(&self.row(row), &mut |row| builder.row(row))?;
             }
+            base.end(&mut |row| builder.row(row))?;
+            dropped += base.dropped();
         }
-        Ok(())
+        Ok(dropped)
     }
 }
 
-/// Writes the rows of all `files` in order. Memory is a block of each.
-fn merge(files: &[Arc<SealedFile>], builder: &mut Builder<'_>) -> Result<(), BuildError> {
+/// Writes the rows of all `files` in order and says how many were left out. Memory is a block of
+/// each.
+fn merge(
+    files: &[Arc<SealedFile>],
+    bounds: &Arc<Bounds>,
+    builder: &mut Builder<'_>,
+) -> Result<u64, BuildError> {
+    let mut dropped = 0;
     let mut views: Vec<(ViewId, usize)> = Vec::new();
     for facts in files.iter().flat_map(|file| file.sections()) {
         match views.iter_mut().find(|(view, _)| *view == facts.view) {
@@ -301,7 +357,8 @@ fn merge(files: &[Arc<SealedFile>], builder: &mut Builder<'_>) -> Result<(), Bui
     }
     views.sort_unstable();
     for (view, slots) in views {
-        builder.start(view, slots)?;
+        let mut base = Base::new(bounds.clone(), view);
+        builder.start(view, slots, base.floor())?;
         let mut scans = Vec::new();
         for file in files {
             scans.extend(Scan::start(file, view)?);
@@ -309,13 +366,74 @@ fn merge(files: &[Arc<SealedFile>], builder: &mut Builder<'_>) -> Result<(), Bui
         while let Some(least) = least(&scans) {
             let scan = &mut scans[least];
             if let Some(row) = scan.current() {
-                builder.row(&row)?;
+                base.row(&row, &mut |row| builder.row(row))?;
             }
             scan.advance()?;
             builder.read(scan.take_bytes())?;
         }
+        base.end(&mut |row| builder.row(row))?;
+        dropped += base.dropped();
     }
-    Ok(())
+    Ok(dropped)
+}
+
+/// Whether a file has rows that are erased.
+///
+/// # Errors
+/// The disk failed, or a block is not what was written.
+pub fn holds_erased(file: &Arc<SealedFile>, bounds: &Bounds) -> Result<bool, ReadError> {
+    for facts in file.sections() {
+        for (key, below) in bounds.erased_keys(facts.view) {
+            let newest = (EventTime::MAX, Sequence::MAX);
+            let mut cursor = match facts.first < below {
+                true => Cursor::seek(file, facts.view, &key, newest)?,
+                false => None,
+            };
+            while let Some(found) = &mut cursor {
+                if found.order().1 < below {
+                    return Ok(true);
+                }
+                if !found.back(&key, None)? {
+                    cursor = None;
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Whether a quarter of a file's rows may go.
+fn is_worth_thinning(file: &SealedFile, bounds: &Bounds) -> bool {
+    let (mut rows, mut may_go) = (0, 0);
+    for facts in file.sections() {
+        rows += facts.rows;
+        may_go += bounds.floor(facts.view).map_or(0, |floor| rows_that_may_go(&facts, floor));
+    }
+    may_go > 0 && may_go >= rows / 4
+}
+
+/// About how many rows of a section have a successor below `floor`, from what its facts say.
+///
+/// A row counts from when it has happened and arrived; between the first and the last that did,
+/// rows are taken to be spread evenly. What the file was thinned out by already is not counted
+/// again, so it is not rewritten before the floor has moved on over a quarter of its rows.
+fn rows_that_may_go(facts: &SectionFacts, floor: EventTime) -> u64 {
+    let begins = facts.oldest.max(facts.first_arrival.as_event_time());
+    let begins = facts.floor.map_or(begins, |thinned| thinned.max(begins));
+    let ends = facts.newest.max(facts.last_arrival.as_event_time());
+    if floor <= begins {
+        return 0;
+    }
+    let open = facts.rows - facts.settled.min(facts.rows);
+    let fallen = match floor > ends {
+        true => open,
+        false => {
+            let share = floor.since(begins).seconds() / ends.since(begins).seconds();
+            (open as f64 * share.min(1.0)) as u64
+        }
+    };
+    // Of each key at least one row stays.
+    fallen.min((facts.settled + fallen).saturating_sub(facts.keys))
 }
 
 /// The scan that stands on the row that comes first.

@@ -15,11 +15,14 @@ type Order = (EventTime, Sequence);
 /// Reads rows of one view.
 pub struct Sweep<'a> {
     as_of: &'a AsOf,
+    view: ViewId,
     /// Those that may have the newest rows first.
     places: Vec<Place>,
     /// The key of the last read, and how many keys there were up to it.
     key: Vec<u8>,
     turn: u64,
+    /// Earlier rows of that key are erased.
+    erased_below: Sequence,
     archive: Vec<u8>,
 }
 
@@ -72,7 +75,9 @@ impl AsOf {
         let place = |(rows, bounds)| Place { rows, bounds, next: None, is_sought: false, turn: 0 };
         let mut places: Vec<Place> = sealed.chain(log).map(place).collect();
         places.sort_by_key(|place| std::cmp::Reverse(place.bounds.newest));
-        Sweep { as_of: self, places, key: Vec::new(), turn: 0, archive: Vec::new() }
+        let erased_below = Sequence::ZERO;
+        let (key, archive) = (Vec::new(), Vec::new());
+        Sweep { as_of: self, view, places, key, turn: 0, erased_below, archive }
     }
 }
 
@@ -93,6 +98,7 @@ impl Sweep<'_> {
             self.turn += 1;
             self.key.clear();
             self.key.extend_from_slice(key);
+            self.erased_below = self.as_of.erased_below(self.view, key);
         }
         let mut best = self.begin(at, (upto, known_at))?;
         while let Some(index) = best {
@@ -102,6 +108,7 @@ impl Sweep<'_> {
             } else {
                 if let Some((event_time, sequence)) = place.next
                     && sequence <= upto
+                    && sequence >= self.erased_below
                     && let Some(arrival) = place.arrival().filter(|arrival| *arrival <= known_at)
                 {
                     let archive = place.archive(&mut self.archive)?;

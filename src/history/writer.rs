@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::History;
-use super::manifest::{ControlSnapshot, Manifest, SegmentEntry};
+use super::manifest::{ControlSnapshot, Manifest, RetentionFloor, SegmentEntry};
 use super::record::{self, EncodedRequest};
 use super::sealed::SealedEntry;
 use super::segment::{self, Segment, SegmentHeader};
@@ -237,18 +237,30 @@ impl Writer {
         }
     }
 
-    /// Names a sealed file in the manifest, in the place of `removed` ones or behind all.
+    /// Names a sealed file in the manifest, in the place of `removed` ones or behind all. What the
+    /// file goes by, such as an erasure, is made durable first.
     ///
     /// # Errors
     /// * [`WriteError::Full`]: undone; may be tried again.
     /// * [`WriteError::Failed`], [`WriteError::Poisoned`]: writes have ended, and nobody can know
     ///   whether the file is named: neither it nor those it replaces may be removed.
     pub fn name_sealed(&mut self, added: SealedEntry, removed: &[u64]) -> Result<(), WriteError> {
+        self.sync()?;
         let mut manifest = self.manifest.clone();
         manifest.sealed.retain(|entry| !removed.contains(&entry.number));
         let at = manifest.sealed.partition_point(|entry| entry.first < added.first);
         manifest.sealed.insert(at, added);
         self.replace_manifest(manifest, None)
+    }
+
+    /// Replaces the retention floors. Only then may a file be rewritten by them. The definitions
+    /// they follow from are made durable first.
+    ///
+    /// # Errors
+    /// As [`Self::name_sealed`].
+    pub fn set_floors(&mut self, floors: Vec<RetentionFloor>) -> Result<(), WriteError> {
+        self.sync()?;
+        self.replace_manifest(Manifest { floors, ..self.manifest.clone() }, None)
     }
 
     /// Strikes the segments from the manifest that are sealed, whose control records are in the

@@ -123,7 +123,8 @@ async fn answer_new(
     let one = ("entity_ids", request.entity_ids);
     let whose = Whose::new(wanted.entity_type, one, request.entities.as_ref())?;
     let as_of = read_optional_time("as_of", request.as_of, wanted.time_unit)?;
-    let when = as_of.map_or(When::Now, When::At);
+    let allow_truncated = wanted.allow_truncated;
+    let when = as_of.map_or(When::Now, |at| When::At { at, allow_truncated });
     lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
     let project = call.project(&engine.registry())?;
     let plan = wanted.plan(engine, project, when.purpose())?;

@@ -52,6 +52,8 @@ struct HistoricalQuery {
     min_sequence: Option<u64>,
     time_unit: Option<String>,
     known_at: Option<String>,
+    #[serde(default)]
+    allow_truncated: bool,
     #[serde(rename = "project")]
     _project: Option<String>,
 }
@@ -143,6 +145,7 @@ async fn from_columns(
         service: query.service.as_deref(),
         include: &include,
         min_sequence: query.min_sequence,
+        allow_truncated: query.allow_truncated,
         time_unit: query.time_unit.as_deref(),
         ..Said::default()
     };
@@ -191,7 +194,8 @@ async fn answer(
     let rows = spine.times.len();
     let columns = &plan.plan.columns;
     check_values(values_per_row(columns), rows, 0, engine.limits())?;
-    let when = When::Each { times: spine.times, known_at };
+    let allow_truncated = wanted.allow_truncated;
+    let when = When::Each { times: spine.times, known_at, allow_truncated };
     let found = lookup::find(engine, plan, spine.batch, when, deadline).await?;
     let outcome = found.outcome();
     let metadata = Metadata { started: call.started, at: found.at, outcome: &outcome };

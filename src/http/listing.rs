@@ -13,7 +13,7 @@ use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, Reply, name, respond};
 use crate::http::register::to_json;
 use crate::metrics::Code;
-use crate::registry::describe::Filter;
+use crate::registry::describe::{Filter, ViewDescription};
 use crate::registry::model::EntityType;
 use crate::value::json as value_json;
 use crate::value::types::KeyType;
@@ -46,6 +46,16 @@ struct EntitiesQuery {
     cursor: Option<String>,
     #[serde(rename = "project")]
     _project: Option<String>,
+}
+
+/// A view as it stands.
+#[derive(Serialize)]
+struct ViewAnswer {
+    #[serde(flatten)]
+    view: ViewDescription,
+    /// As-of reads below it are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retention_floor: Option<String>,
 }
 
 /// Answers `GET /api/v1/features`.
@@ -137,10 +147,12 @@ pub(super) async fn views(call: Call) -> Answered {
     )
 )]
 pub(super) async fn view(call: Call) -> Answered {
-    let registry = call.engine()?.registry();
+    let engine = call.engine()?;
+    let registry = engine.registry();
     let project = call.project(&registry)?;
     let view = registry.view_named(project, &name(call.segment(3)?)?)?;
-    Ok(answer(&registry.describe_view(view)))
+    let retention_floor = engine.retention_floor(view.id).map(|floor| floor.to_string());
+    Ok(answer(&ViewAnswer { view: registry.describe_view(view), retention_floor }))
 }
 
 /// Answers `GET /api/v1/services`.

@@ -22,9 +22,9 @@ pub(super) enum When {
     /// This moment.
     Now,
     /// One instant for every row.
-    At(EventTime),
+    At { at: EventTime, allow_truncated: bool },
     /// An instant per row, and what had arrived by then or by another one.
-    Each { times: Vec<EventTime>, known_at: Option<ArrivalTime> },
+    Each { times: Vec<EventTime>, known_at: Option<ArrivalTime>, allow_truncated: bool },
 }
 
 impl When {
@@ -32,7 +32,7 @@ impl When {
     pub(super) fn purpose(&self) -> Purpose {
         match self {
             Self::Now => Purpose::Online,
-            Self::At(_) | Self::Each { .. } => Purpose::AsOf,
+            Self::At { .. } | Self::Each { .. } => Purpose::AsOf,
         }
     }
 }
@@ -64,7 +64,7 @@ pub(super) async fn find(
     deadline: Deadline,
 ) -> Result<Found, Problem> {
     let (plan, rows) = (Arc::clone(plan), batch.rows());
-    let (at, times, known_at) = match when {
+    let (at, times, known_at, allow_truncated) = match when {
         When::Now => {
             let source = if plan.has_disk_tier() {
                 let batch = Arc::new(batch);
@@ -76,10 +76,12 @@ pub(super) async fn find(
             deadline.check()?;
             return Ok(Found { at: engine.now(), plan, rows, source });
         }
-        When::At(at) => (at, vec![at; rows], None),
-        When::Each { times, known_at } => (engine.now(), times, known_at),
+        When::At { at, allow_truncated } => (at, vec![at; rows], None, allow_truncated),
+        When::Each { times, known_at, allow_truncated } => {
+            (engine.now(), times, known_at, allow_truncated)
+        }
     };
-    let ask = AsOf { plan: Arc::clone(&plan), batch, times, known_at };
+    let ask = AsOf { plan: Arc::clone(&plan), batch, times, known_at, allow_truncated };
     let answers = engine.as_of(ask, deadline).await?;
     Ok(Found { at, plan, rows, source: Source::History(answers) })
 }

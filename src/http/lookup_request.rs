@@ -41,6 +41,7 @@ macro_rules! lookup_body {
             #[serde(borrow)]
             pub(super) include: Vec<$crate::http::text::Text<'a>>,
             pub(super) min_sequence: Option<u64>,
+            pub(super) allow_truncated: bool,
             #[serde(borrow)]
             pub(super) fallback: Option<$crate::http::text::Text<'a>>,
             #[serde(borrow)]
@@ -63,6 +64,7 @@ macro_rules! lookup_body {
                         service: self.service.as_deref(),
                         include: &self.include,
                         min_sequence: self.min_sequence,
+                        allow_truncated: self.allow_truncated,
                         fallback: self.fallback.as_deref(),
                         time_unit: self.time_unit.as_deref(),
                     },
@@ -83,6 +85,7 @@ pub(super) struct Said<'a> {
     pub(super) service: Option<&'a str>,
     pub(super) include: &'a [Text<'a>],
     pub(super) min_sequence: Option<u64>,
+    pub(super) allow_truncated: bool,
     pub(super) fallback: Option<&'a str>,
     pub(super) time_unit: Option<&'a str>,
 }
@@ -94,6 +97,8 @@ pub(super) struct Wanted<'a> {
     what: What<'a>,
     pub(super) include: Include,
     pub(super) min_sequence: Option<Sequence>,
+    /// Cells below a retention floor are marked, the request is not refused.
+    pub(super) allow_truncated: bool,
     /// A failure is an error rather than answered by defaults.
     pub(super) strict: bool,
     pub(super) time_unit: Option<TimeUnit>,
@@ -149,6 +154,7 @@ impl<'a> Wanted<'a> {
             what,
             include: read_include(said.include)?,
             min_sequence: said.min_sequence.map(Sequence),
+            allow_truncated: said.allow_truncated,
             strict,
             time_unit: time_unit(said.time_unit)?,
         })

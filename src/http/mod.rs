@@ -70,6 +70,8 @@ mod listing;
 
 mod cache;
 
+mod erase;
+
 mod load;
 
 mod upload;

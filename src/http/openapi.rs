@@ -12,8 +12,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::{
-    batch, cache, docs, entity, historical, listing, load, online, operations, problem, push,
-    register,
+    batch, cache, docs, entity, erase, historical, listing, load, online, operations, problem,
+    push, register,
 };
 
 /// The description of every route.
@@ -35,6 +35,9 @@ use crate::http::{
         listing::entity_types,
         listing::entities,
         listing::entity_count,
+        erase::handle_count,
+        erase::handle,
+        erase::erasure,
         listing::views,
         listing::view,
         register::drop_view,
@@ -119,6 +122,9 @@ pub(super) struct OnlineRequest {
     as_of: Option<Value>,
     /// Wait until this sequence is visible.
     min_sequence: Option<u64>,
+    /// With `as_of`: where that is before what retention keeps, answer the cell with null and the
+    /// status `BELOW_RETENTION_FLOOR` rather than refuse.
+    allow_truncated: Option<bool>,
     /// `error`: answer 503 rather than let defaults stand in for a failure.
     fallback: Option<String>,
     /// `s`, `ms`, `us` (if left out) or `ns`.
@@ -147,6 +153,8 @@ pub(super) struct BatchRequest {
     /// Answer as of then.
     #[schema(value_type = Option<Object>)]
     as_of: Option<Value>,
+    /// As for one entity.
+    allow_truncated: Option<bool>,
     /// Instead of all else: different lookups, answered one by one.
     requests: Option<Vec<OnlineRequest>>,
 }
@@ -171,6 +179,9 @@ pub(super) struct HistoricalRequest {
     /// See only what had arrived by then.
     #[schema(value_type = Option<Object>)]
     known_at: Option<Value>,
+    /// Where an instant is before what retention keeps, answer the cell with null and the status
+    /// `BELOW_RETENTION_FLOOR` rather than refuse.
+    allow_truncated: Option<bool>,
     /// Any of `statuses`, `event_timestamps`, `defaulted`.
     include: Option<Vec<String>>,
 }
@@ -214,7 +225,8 @@ pub(super) struct AcceptedAnswer {
 pub(super) struct OnlineAnswer {
     /// By reference as asked; what is missing is its default, else null.
     features: BTreeMap<String, Value>,
-    /// `PRESENT`, `NULL_VALUE`, `NOT_FOUND` or `OUTSIDE_MAX_AGE`, where included.
+    /// `PRESENT`, `NULL_VALUE`, `NOT_FOUND`, `OUTSIDE_MAX_AGE` or `BELOW_RETENTION_FLOOR`, where
+    /// included.
     statuses: Option<BTreeMap<String, String>>,
     /// Where included.
     event_timestamps: Option<BTreeMap<String, Value>>,

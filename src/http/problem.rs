@@ -119,6 +119,7 @@ const fn title(code: Code) -> &'static str {
         Code::UnknownView => "no such view",
         Code::UnknownFeature => "no such feature",
         Code::UnknownService => "no such service",
+        Code::UnknownErasure => "no such erasure",
         Code::EntityNotFound => "the entity has no row",
         Code::NoSuchRoute => "no such path",
         Code::MethodNotAllowed => "the path does not have this method",

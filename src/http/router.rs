@@ -23,8 +23,8 @@ use crate::engine::error::Problem;
 use crate::http::call::{AnswerBody, Answered, Call, Reply};
 use crate::http::door::Door;
 use crate::http::{
-    batch, cache, docs, entity, historical, listing, load, online, openapi, operations, problem,
-    push, register, request_id,
+    batch, cache, docs, entity, erase, historical, listing, load, online, openapi, operations,
+    problem, push, register, request_id,
 };
 use crate::metrics::{Code, Route};
 use crate::time::Stopwatch;
@@ -108,6 +108,9 @@ routes! {
     Get "/api/v1/entities" Entities Api listing::entity_types,
     Get "/api/v1/entities/{entity_type}" Entities Api listing::entities,
     Get "/api/v1/entities/{entity_type}/count" EntityCount Api listing::entity_count,
+    Delete "/api/v1/entities/{entity_type}/count" Erasures Api erase::handle_count,
+    Delete "/api/v1/entities/{entity_type}/{entity_id}" Erasures Api erase::handle,
+    Get "/api/v1/erasures/{erasure}" Erasures Api erase::erasure,
     Get "/api/v1/views" Views Api listing::views,
     Get "/api/v1/views/{view}" Views Api listing::view,
     Delete "/api/v1/views/{view}" Views Api register::drop_view,

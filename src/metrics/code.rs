@@ -54,6 +54,8 @@ codes! {
     UnknownFeature "UNKNOWN_FEATURE" 404,
     /// No such service.
     UnknownService "UNKNOWN_SERVICE" 404,
+    /// No such erasure.
+    UnknownErasure "UNKNOWN_ERASURE" 404,
     /// The entity has no row.
     EntityNotFound "ENTITY_NOT_FOUND" 404,
     /// No such path.

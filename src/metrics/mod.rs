@@ -275,12 +275,22 @@ plain! {
         "Segments of the log that were sealed.",
     merges: Counter Counter "larder_history_merges_total"
         "Times that sealed files were merged into one.",
+    rewrites: Counter Counter "larder_history_rewrites_total"
+        "Times that one sealed file was rewritten without rows that retention or erasure took.",
+    rows_dropped: Counter Counter "larder_history_rows_dropped_total"
+        "Rows that retention or erasure took out of history for good.",
     seal_failures: Counter Counter "larder_history_seal_failures_total"
         "Times that sealing or merging failed; it is tried again, nothing is lost.",
     sealing_time: Gauge Micros "larder_history_sealing_seconds"
         "Time spent on sealing since start, waiting for its I/O budget included.",
     merging_time: Gauge Micros "larder_history_merging_seconds"
         "Time spent on merging since start, waiting for its I/O budget included.",
+    erasures_pending: Gauge Gauge "larder_erasures_pending"
+        "Erasures of which bytes may be left.",
+    erasures_overdue: Gauge Gauge "larder_erasures_overdue"
+        "Erasures of which bytes may be left past their deadline.",
+    erasures_done: Counter Counter "larder_erasures_done_total"
+        "Erasures of which the last byte went since start.",
     connections_open: Gauge Gauge "larder_connections_open"
         "Open connections to the API, those beyond `limits.connections` that are being refused \
          included.",

@@ -47,6 +47,8 @@ routes! {
     Entities "entities",
     /// `GET /api/v1/entities/{type}/count`.
     EntityCount "entity_count",
+    /// `DELETE /api/v1/entities/{type}/{id}` and `GET /api/v1/erasures/{id}`.
+    Erasures "erasures",
     /// `GET /api/v1/services`.
     Services "services",
     /// `DELETE /api/v1/cache/invalidate/{id}`.

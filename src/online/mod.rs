@@ -123,6 +123,11 @@ impl Pinned<'_> {
         self.rows.get_key_value(key).map(|(row, ())| row.state())
     }
 
+    /// Forgets the state of `key`. Who holds it reads on.
+    pub fn remove(&self, key: &[u8]) {
+        self.rows.remove(key);
+    }
+
     /// Puts the state of `key`, in place of the one before. A reader sees either as a whole.
     ///
     /// # Panics

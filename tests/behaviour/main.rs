@@ -29,3 +29,5 @@ mod operations;
 mod limits;
 
 mod interrupted_loads;
+
+mod forgotten;

@@ -47,6 +47,8 @@ pub(crate) fn open_at(path: &Path, clock: &ManualClock, durability: Durability) 
             block_cache_bytes: 256 << 10,
             interval: Span::from_micros(2_000),
             bytes_per_second: 1 << 30,
+            // Late, since the disk tier begins anew for it, which changes what is superseded.
+            erase_within: Span::from_seconds(90 * 86_400),
         },
         // Next to nothing, so that rows move to the disk and are read from there.
         tier_limits: TierLimits { overlay: 512, cache: 512 },
@@ -152,15 +154,26 @@ pub(crate) async fn then(
     times: Vec<EventTime>,
     known_at: Option<ArrivalTime>,
 ) -> Vec<Vec<Told>> {
+    then_or_refused(engine, plan, batch, times, known_at).await.expect("history can be read")
+}
+
+/// The same where retention may refuse.
+pub(crate) async fn then_or_refused(
+    engine: &Arc<Engine>,
+    plan: &Arc<LookupPlan>,
+    batch: Batch,
+    times: Vec<EventTime>,
+    known_at: Option<ArrivalTime>,
+) -> Result<Vec<Vec<Told>>, Problem> {
     let count = batch.rows();
     let mut rows = vec![Vec::new(); count];
-    let ask = AsOf { plan: plan.clone(), batch, times, known_at };
-    let answers = engine.as_of(ask, deadline()).await.expect("history can be read");
+    let ask = AsOf { plan: plan.clone(), batch, times, known_at, allow_truncated: false };
+    let answers = engine.as_of(ask, deadline()).await?;
     answers.answer(0..count, |row, column, answer| {
         assert_eq!(column, rows[row].len(), "columns come in order");
         rows[row].push(answer.into());
     });
-    rows
+    Ok(rows)
 }
 
 /// Entities that have a row in any view.

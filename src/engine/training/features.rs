@@ -15,9 +15,10 @@ use super::order::by_key_and_time;
 use super::{Known, Training};
 use crate::archive::{ArchiveError, RowRef};
 use crate::engine::answer_columns::{AnswerColumn, Include};
-use crate::engine::as_of::damaged;
+use crate::engine::as_of::{self, damaged};
 use crate::engine::error::Problem;
 use crate::engine::lookup::judge;
+use crate::engine::retention::BelowFloor;
 use crate::engine::shared::Shared;
 use crate::history::as_of::{AsOf as HistoryAsOf, RowAt, Visit};
 use crate::history::sweep::Sweep;
@@ -84,8 +85,7 @@ impl<'a> Gather<'a> {
             Known::At(known_at) => Some(known_at),
             Known::Now | Known::AtLabelTime => None,
         };
-        let history = shared.history.as_of(shared.visible(), known_at);
-        let history = history.map_err(|error| damaged(&error))?;
+        let history = as_of::visible(shared, known_at)?;
         Ok(Self { history, registry: shared.registry.load_full(), training, work })
     }
 
@@ -100,6 +100,7 @@ impl<'a> Gather<'a> {
                 columns.filter(|(_, column)| column.source == index).unzip();
             // The view may have gained features since the plan was compiled.
             let view = self.registry.view(source.view.id).unwrap_or(&source.view);
+            self.check_floor(chunk, view)?;
             let order = by_key_and_time(chunk, source.role);
             let source = Source { view, role: source.role, columns, order: &order };
             let parts = self.gather(chunk, &source)?;
@@ -111,6 +112,23 @@ impl<'a> Gather<'a> {
             }
         }
         Ok(of_column.into_iter().flatten().collect())
+    }
+
+    /// Refuses labels from before what retention keeps of `view`.
+    fn check_floor(&self, chunk: &Chunk, view: &View) -> Result<(), Problem> {
+        if self.history.floor(view.id).is_none() {
+            return Ok(());
+        }
+        let known_at = match self.training.known {
+            Known::At(known_at) => Some(known_at),
+            Known::Now | Known::AtLabelTime => None,
+        };
+        for (label, at) in chunk.times.iter().enumerate() {
+            if let Some(below) = BelowFloor::check(&self.history, view, *at, known_at) {
+                return Err(below.refusal(&self.registry, view, chunk.first + label));
+            }
+        }
+        Ok(())
     }
 
     /// The columns of a source, part by part in the order of the source.

@@ -48,6 +48,8 @@ pub(super) struct LabelFile<'a> {
 
 /// Keys and times of labels that follow one another.
 pub(super) struct Chunk {
+    /// The row of the first of them.
+    pub(super) first: usize,
     pub(super) keys: Batch,
     pub(super) times: Vec<EventTime>,
 }
@@ -203,7 +205,8 @@ impl Chunks<'_> {
     pub(super) fn next_chunk(&mut self) -> Result<Chunk, Problem> {
         let left = usize::try_from(self.labels.rows).unwrap_or(usize::MAX) - self.row;
         let times = Vec::with_capacity(left.min(self.most));
-        let mut chunk = Chunk { keys: Batch::new(self.labels.plan.roles.len()), times };
+        let keys = Batch::new(self.labels.plan.roles.len());
+        let mut chunk = Chunk { first: self.row, keys, times };
         while chunk.times.len() < self.most && chunk.keys.bytes() < KEY_BYTES {
             let next = match self.rest.take() {
                 Some(rest) => Some(rest),

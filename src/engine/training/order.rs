@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn labels_come_by_key_and_then_by_time() {
         let check = |keys: &[&[u8]]| {
-            let mut chunk = Chunk { keys: Batch::new(2), times: Vec::new() };
+            let mut chunk = Chunk { first: 0, keys: Batch::new(2), times: Vec::new() };
             for (label, key) in keys.iter().enumerate() {
                 chunk.keys.push_row(&[b"other", key]);
                 chunk.times.push(EventTime::from_micros((label as i64 * 7) % 5));

@@ -98,11 +98,17 @@ impl<'p> Builder<'p> {
         }
     }
 
-    /// Begins the rows of `view`, which have at most `slots` features. Views come in order.
+    /// Begins the rows of `view`, which have at most `slots` features. Views come in order. With
+    /// `floor`, those below it are only the base.
     ///
     /// # Errors
     /// The disk failed, or the work was to be given up.
-    pub fn start(&mut self, view: ViewId, slots: usize) -> Result<(), BuildError> {
+    pub fn start(
+        &mut self,
+        view: ViewId,
+        slots: usize,
+        floor: Option<EventTime>,
+    ) -> Result<(), BuildError> {
         self.end_section()?;
         self.rows = RowsBuilder::new(slots);
         self.facts = Some(SectionFacts {
@@ -116,6 +122,8 @@ impl<'p> Builder<'p> {
             last: Sequence::ZERO,
             first_arrival: ArrivalTime::MAX,
             last_arrival: ArrivalTime::MIN,
+            floor,
+            settled: 0,
         });
         Ok(())
     }
@@ -145,6 +153,8 @@ impl<'p> Builder<'p> {
             facts.last = facts.last.max(row.sequence);
             facts.first_arrival = facts.first_arrival.min(row.arrival);
             facts.last_arrival = facts.last_arrival.max(row.arrival);
+            let settles = row.event_time.max(row.arrival.as_event_time());
+            facts.settled += u64::from(facts.floor.is_some_and(|floor| settles < floor));
         }
         Ok(())
     }

@@ -22,8 +22,12 @@ const KIND: u8 = 3;
 const VIEW_ROWS: u8 = 1;
 /// Rows as `rows` lays them out.
 const ENCODING: u8 = 1;
+/// The same, of which those below a floor were thinned out; the head says the floor.
+const THINNED: u8 = 2;
 const FOOTER_HEAD: usize = 4 + 1 + 3 + 4;
 const SECTION_HEAD: usize = 1 + 1 + 2 + 4 + 8 * 8 + 4;
+/// What follows the head of a section that was thinned out.
+const FLOOR_BYTES: usize = 8 + 8;
 
 /// The checksum of bytes that stand at `offset` of a file: the same bytes elsewhere have another.
 pub(super) fn checksum(store: StoreId, number: u64, offset: u64, bytes: &[u8]) -> u32 {
@@ -168,6 +172,10 @@ pub struct SectionFacts {
     pub first_arrival: ArrivalTime,
     /// and the latest.
     pub last_arrival: ArrivalTime,
+    /// The floor below which only the base was kept; none if every row was.
+    pub floor: Option<EventTime>,
+    /// Rows that happened and arrived below that floor, hence belong to the base.
+    pub settled: u64,
 }
 
 /// Appends the head of a footer, with room for its checksum.
@@ -180,7 +188,7 @@ pub(super) fn encode_footer_head(sections: usize, out: &mut Vec<u8>) {
 
 /// Appends what a footer says of one section.
 pub(super) fn encode_section(facts: &SectionFacts, root: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&[VIEW_ROWS, ENCODING]);
+    out.extend_from_slice(&[VIEW_ROWS, if facts.floor.is_some() { THINNED } else { ENCODING }]);
     out.extend_from_slice(&(facts.slots as u16).to_le_bytes());
     out.extend_from_slice(&facts.view.0.to_le_bytes());
     for number in [
@@ -196,6 +204,10 @@ pub(super) fn encode_section(facts: &SectionFacts, root: &[u8], out: &mut Vec<u8
         out.extend_from_slice(&number.to_le_bytes());
     }
     out.extend_from_slice(&(root.len() as u32).to_le_bytes());
+    if let Some(floor) = facts.floor {
+        out.extend_from_slice(&ordered(floor.micros()).to_le_bytes());
+        out.extend_from_slice(&facts.settled.to_le_bytes());
+    }
     out.extend_from_slice(root);
 }
 
@@ -206,9 +218,17 @@ pub(super) fn decode_footer(footer: &[u8]) -> Option<Vec<Section>> {
     let count = u32::from_le_bytes(head[8..12].try_into().ok()?);
     let mut sections: Vec<Section> = Vec::new();
     for _ in 0..count {
-        let (head, after) = rest.split_first_chunk::<SECTION_HEAD>()?;
-        if head[..2] != [VIEW_ROWS, ENCODING] {
-            return None;
+        let (head, mut after) = rest.split_first_chunk::<SECTION_HEAD>()?;
+        let (mut floor, mut settled) = (None, 0);
+        match head[..2] {
+            [VIEW_ROWS, ENCODING] => {}
+            [VIEW_ROWS, THINNED] => {
+                let (said, behind) = after.split_first_chunk::<FLOOR_BYTES>()?;
+                floor = Some(EventTime::from_micros(micros(number(said, 0))));
+                settled = number(said, 8);
+                after = behind;
+            }
+            _ => return None,
         }
         let word = |index: usize| number(head, 8 + 8 * index);
         let time = |index: usize| micros(word(index));
@@ -223,6 +243,8 @@ pub(super) fn decode_footer(footer: &[u8]) -> Option<Vec<Section>> {
             last: Sequence(word(5)),
             first_arrival: ArrivalTime::from_micros(time(6)),
             last_arrival: ArrivalTime::from_micros(time(7)),
+            floor,
+            settled,
         };
         let length = u32::from_le_bytes(head[72..76].try_into().ok()?) as usize;
         let (root, after) = after.split_at_checked(length)?;

@@ -91,7 +91,7 @@ fn write(disk: &FakeDisk, model: &Model) -> SealedEntry {
     let mut builder = Builder::new(file, head, &mut pace);
     for (view, keys) in model {
         let slots = keys.values().flat_map(|rows| rows.values().map(|row| row.has.len()));
-        builder.start(*view, slots.max().unwrap()).unwrap();
+        builder.start(*view, slots.max().unwrap(), None).unwrap();
         for (key, rows) in keys {
             for (&(event_time, sequence), Stored { arrival, archive, .. }) in rows {
                 let arrival = *arrival;
@@ -385,7 +385,7 @@ fn a_file_given_up_stops_at_once() {
     let head = Head { store: STORE, number: 3, first: Sequence(1), last: Sequence(1) };
     let mut pace = Never;
     let mut builder = Builder::new(file, head, &mut pace);
-    builder.start(ViewId(1), 1).unwrap();
+    builder.start(ViewId(1), 1, None).unwrap();
     assert!(matches!(builder.finish(), Err(BuildError::Interrupted)));
 }
 

@@ -40,9 +40,13 @@ pub fn describe(bytes: &[u8]) -> Result<Vec<String>, String> {
 
 fn describe_section(facts: &SectionFacts) -> String {
     let SectionFacts { view, slots, rows, keys, oldest, newest, first, last, .. } = facts;
+    let thinned = match facts.floor {
+        Some(floor) => format!(", only the base below {floor}"),
+        None => String::new(),
+    };
     format!(
         "view {view}: {rows} rows of {keys} entity keys, up to {slots} features, event times from \
-         {oldest} to {newest}, sequences from {first} to {last}"
+         {oldest} to {newest}, sequences from {first} to {last}{thinned}"
     )
 }
 

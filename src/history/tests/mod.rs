@@ -12,6 +12,8 @@ mod sealing;
 
 mod sweep;
 
+mod bounds;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use crate::history::seal::Made;
 use crate::history::sealed;
 
 /// What the engine does with a file that was made. False if it failed.
-fn install(opened: &mut Opened, made: &Made) -> bool {
+pub(super) fn install(opened: &mut Opened, made: &Made) -> bool {
     match opened.writer.name_sealed(made.file.entry(), &made.replaces) {
         Ok(()) => {
             opened.reader.publish(made.file.clone(), &made.replaces);
@@ -46,7 +46,7 @@ pub(super) fn merge_one(opened: &mut Opened) -> bool {
 }
 
 /// Strikes what may be struck, with a control snapshot of all there is.
-fn strike(opened: &mut Opened) {
+pub(super) fn strike(opened: &mut Opened) {
     let covers = opened.reader.durable();
     let control = ControlSnapshot { covers, bytes: b"c".as_slice().into() };
     if opened.writer.save_control(control).is_err() {

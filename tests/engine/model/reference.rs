@@ -81,6 +81,8 @@ pub(super) struct View {
     pub(super) entity: &'static str,
     ttl: Option<i64>,
     tier: &'static str,
+    /// In seconds.
+    pub(super) retention: Option<i64>,
     pub(super) features: Vec<Feature>,
     rows: Vec<Row>,
 }
@@ -138,13 +140,14 @@ impl Model {
     }
 
     pub(super) fn add_view(&mut self, name: ViewName, kinds: &[usize]) {
-        let (entity, ttl) = match name.0 {
-            "profile" => ("user", Some(120)),
-            "activity" => ("user", None),
-            _ => ("route", Some(45)),
+        let (entity, ttl, retention) = match name.0 {
+            "profile" => ("user", Some(120), Some(150)),
+            "activity" => ("user", None, Some(300)),
+            _ => ("route", Some(45), None),
         };
         let tier = if name.0 == "activity" || name.1 == 2 { "disk" } else { "memory" };
-        let mut view = View { entity, ttl, tier, features: Vec::new(), rows: Vec::new() };
+        let (features, rows) = (Vec::new(), Vec::new());
+        let mut view = View { entity, ttl, tier, retention, features, rows };
         for kind in kinds {
             view.add_feature(*kind);
         }
@@ -169,6 +172,9 @@ impl Model {
             if let Some(ttl) = view.ttl {
                 let _ = writeln!(toml, "ttl = \"{ttl}s\"");
             }
+            if let Some(retention) = view.retention {
+                let _ = writeln!(toml, "retention = \"{retention}s\"");
+            }
             if self.default_versions[name] == *version {
                 let _ = writeln!(toml, "default_version = {version}");
             }
@@ -182,6 +188,15 @@ impl Model {
             }
         }
         toml
+    }
+
+    /// Forgets every row of an entity.
+    pub(super) fn erase(&mut self, entity: &str, index: EntityIndex, arrival: ArrivalTime) {
+        self.last_arrival = arrival;
+        self.sequence += 1;
+        for view in self.views.values_mut().filter(|view| view.entity == entity) {
+            view.rows.retain(|row| row.entity != index);
+        }
     }
 
     /// Accepts rows; returns how many were superseded.

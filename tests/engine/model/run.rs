@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 use crate::model::reference::{ENTITIES, KEYS, Model, Remembered, SentRow, ViewName, declared};
 use crate::model::steps::{Definition, Loss, NewRow, Restart, RowTime, Step};
-use crate::support::{self, PROJECT, entity_count, key, keys, now, open_at, plan, then};
+use crate::support::{self, PROJECT, entity_count, key, keys, now, open_at, plan};
 
 /// How far an event may lie ahead, and the clock behind: the default of `limits.max_future`.
 const MAX_FUTURE: Span = Span::from_seconds(300);
@@ -38,6 +38,8 @@ pub(super) struct Run {
     directory: TempDir,
     durability: Durability,
     clock: ManualClock,
+    /// The latest the clock ever said; retention goes by it.
+    latest: ArrivalTime,
     /// None only between two runs.
     engine: Option<Arc<Engine>>,
     model: Model,
@@ -48,7 +50,8 @@ impl Run {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = ManualClock::new(START);
         let engine = Some(open_at(directory.path(), &clock, durability));
-        let mut run = Self { directory, durability, clock, engine, model: Model::new() };
+        let (latest, model) = (START, Model::new());
+        let mut run = Self { directory, durability, clock, latest, engine, model };
         run.define_model().await.expect("the first definitions");
         run
     }
@@ -63,8 +66,12 @@ impl Run {
             Step::Repeat { pick, same_content } => self.repeat(*pick, *same_content).await,
             Step::Overtaken { rows, by } => self.overtaken(rows, by).await,
             Step::Define(definition) => self.define(definition).await,
+            Step::Erase { kind, entity } => self.erase(*kind, entity % KEYS).await,
             Step::Restart { how, loss } => self.restart(*how, *loss),
-            Step::Clock(seconds) => self.clock.advance(Span::from_seconds(*seconds)),
+            Step::Clock(seconds) => {
+                self.clock.advance(Span::from_seconds(*seconds));
+                self.latest = self.latest.max(self.clock.now());
+            }
         }
     }
 
@@ -203,6 +210,20 @@ impl Run {
         };
         let answer = self.engine().write(PROJECT, batch, None).await;
         assert_eq!(answer.map_err(|problem| problem.code), expected);
+    }
+
+    async fn erase(&mut self, kind: usize, index: usize) {
+        let (entity, _) = ENTITIES[kind % ENTITIES.len()];
+        let id = self.engine().registry().entity_named(PROJECT, entity).expect("defined").id;
+        let erased = self.engine().erase(id, &entity_key(entity, index)).await;
+        if self.is_behind() {
+            assert_eq!(erased.map_err(|problem| problem.code).err(), Some(Code::ClockBehind));
+            return;
+        }
+        let now = self.now();
+        self.model.erase(entity, index, now);
+        let erased = erased.expect("it is accepted");
+        assert_eq!((erased.sequence.0, erased.requested), (self.model.sequence, now));
     }
 
     // Definitions -----------------------------------------------------------------------------
@@ -367,9 +388,20 @@ impl Run {
         assert_eq!(answers, expected, "{name:?} now");
         for (at, known_at) in self.instants(salt) {
             let times = vec![at; KEYS + 1];
-            let answers = then(self.engine(), &past, everybody(), times, known_at).await;
+            let answers =
+                support::then_or_refused(self.engine(), &past, everybody(), times, known_at).await;
+            let asked = format!("{name:?} at {at}, known at {known_at:?}");
             let expected = model(at, known_at.unwrap_or(ArrivalTime::MAX));
-            assert_eq!(answers, expected, "{name:?} at {at}, known at {known_at:?}");
+            match answers {
+                Ok(answers) => assert_eq!(answers, expected, "{asked}"),
+                Err(problem) => {
+                    assert_eq!(problem.code, Code::BelowRetentionFloor, "{asked}");
+                    let retention = view.retention.map(Span::from_seconds).expect("it has one");
+                    let floor = self.latest.minus(retention);
+                    let below = at < floor.as_event_time() || known_at.is_some_and(|at| at < floor);
+                    assert!(below, "{asked}, refused: {problem}");
+                }
+            }
         }
         self.check_default(name, everybody()).await;
     }

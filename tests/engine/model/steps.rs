@@ -31,6 +31,11 @@ pub(super) enum Step {
         by: Definition,
     },
     Define(Definition),
+    /// Erases an entity of one of the types.
+    Erase {
+        kind: usize,
+        entity: usize,
+    },
     Restart {
         how: Restart,
         loss: Loss,
@@ -118,6 +123,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(pick, same_content)| Step::Repeat { pick, same_content }),
         2 => (rows(), definition()).prop_map(|(rows, by)| Step::Overtaken { rows, by }),
         6 => definition().prop_map(Step::Define),
+        3 => (pick(), pick()).prop_map(|(kind, entity)| Step::Erase { kind, entity }),
         4 => (restart(), loss()).prop_map(|(how, loss)| Step::Restart { how, loss }),
         6 => clock().prop_map(Step::Clock),
     ]

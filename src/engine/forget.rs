@@ -1,0 +1,139 @@
+//! Removes the bytes of erased rows in time: rewrites the files that hold some, lets the log and
+//! the checkpoints that do go, and says when none is left.
+//!
+//! It does not know who asked for an erasure, nor the bytes of a file.
+
+use std::collections::HashMap;
+
+use crate::engine::seal::{ManifestChange, SealError, Sealing};
+use crate::history::pace::Pace;
+use crate::history::seal;
+use crate::ids::Sequence;
+use crate::registry::model::Tier;
+
+/// What was found out so far; a restart finds it out again.
+#[derive(Default)]
+pub(super) struct Forgetting {
+    /// The last erasure that is being served.
+    target: Option<Sequence>,
+    /// Up to which erasure each sealed file holds nothing erased, by its number.
+    clean: HashMap<u64, Sequence>,
+    /// Up to which erasure the disk tier was asked to begin anew.
+    tier: Option<Sequence>,
+}
+
+impl Forgetting {
+    /// Which erasures to serve, of those that wait, each with whether it is due: all that waited
+    /// when one became due, for it costs hardly more. Later ones have to wait for the next time, or
+    /// a steady stream of them would keep the end out of reach.
+    fn aim(&mut self, waiting: impl Iterator<Item = (Sequence, bool)>) -> Option<Sequence> {
+        let (mut first, mut last, mut is_any_due) = (None, None, false);
+        for (sequence, is_due) in waiting {
+            first = first.or(Some(sequence));
+            last = Some(sequence);
+            is_any_due |= is_due;
+        }
+        let is_served = |target: &Sequence| first.is_some_and(|first| first <= *target);
+        self.target = self.target.filter(is_served).or(last.filter(|_| is_any_due));
+        self.target
+    }
+}
+
+impl Sealing {
+    /// Goes on removing the bytes of the erasures that are due, and of all before the last of
+    /// them. The log is sealed and struck, and checkpoints are made, by others, who are told to.
+    pub(super) fn forget(
+        &self,
+        forgetting: &mut Forgetting,
+        pace: &mut dyn Pace,
+    ) -> Result<(), SealError> {
+        let Some(upto) = self.target(forgetting) else { return Ok(()) };
+        self.kept.want(upto);
+        if self.shared.history.open_begins() <= upto {
+            self.change(ManifestChange::CloseSegment)?;
+        }
+        // Only then: a file that was being sealed when the entity was erased may hold rows of it.
+        if self.shared.history.log_begins() <= upto {
+            return Ok(());
+        }
+        self.rewrite_files(forgetting, upto, pace)?;
+        let tier_is_clean = self.renew_tier(forgetting, upto);
+        if tier_is_clean && self.kept.all() >= upto && self.sealer.all_removed() {
+            self.change(ManifestChange::FinishErasures(upto))?;
+            forgetting.clean.clear();
+            tracing::info!(sequence = upto.0, "no byte of what was erased up to here is left");
+        }
+        Ok(())
+    }
+
+    /// The last erasure to be served now; none while none is due. Counts those that are late.
+    fn target(&self, forgetting: &mut Forgetting) -> Option<Sequence> {
+        let now = self.shared.clock.now();
+        let erasures = self.shared.erasures();
+        let overdue = erasures.pending().filter(|(_, one)| one.is_overdue(now)).count();
+        self.shared.metrics.erasures_overdue.set(overdue as u64);
+        forgetting.aim(erasures.pending().map(|(sequence, one)| (sequence, one.is_due(now))))
+    }
+
+    /// Rewrites each sealed file that holds erased rows.
+    fn rewrite_files(
+        &self,
+        forgetting: &mut Forgetting,
+        upto: Sequence,
+        pace: &mut dyn Pace,
+    ) -> Result<(), SealError> {
+        let bounds = self.shared.history.bounds();
+        for file in self.shared.history.sealed().iter() {
+            let number = file.entry().number;
+            if forgetting.clean.get(&number).is_some_and(|clean| *clean >= upto) {
+                continue;
+            }
+            let mut clean = number;
+            if seal::holds_erased(file, &bounds)? {
+                let made = self.sealer.rewrite(std::slice::from_ref(file), pace)?;
+                self.install(&made)?;
+                clean = made.file.entry().number;
+            }
+            forgetting.clean.insert(clean, upto);
+        }
+        Ok(())
+    }
+
+    /// A removed row stays in sled's files for a while, so the tier begins anew, from history.
+    /// Whether it has since, or holds no row of what was erased.
+    fn renew_tier(&self, forgetting: &mut Forgetting, upto: Sequence) -> bool {
+        let Some(tier) = self.shared.stores.tier() else { return true };
+        if forgetting.tier < Some(upto) && self.may_lie_on_disk() {
+            tier.renew();
+            forgetting.tier = Some(upto);
+        }
+        !tier.is_broken() && !tier.tier.is_rebuilding()
+    }
+
+    fn may_lie_on_disk(&self) -> bool {
+        let registry = self.shared.registry.load();
+        let on_disk = |view| registry.view(view).is_none_or(|view| view.tier == Tier::Disk);
+        let erasures = self.shared.erasures();
+        erasures.pending().any(|(_, one)| one.erase.views.iter().any(|view| on_disk(*view)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_later_does_not_move_the_end() {
+        let mut forgetting = Forgetting::default();
+        let mut aim = |waiting: &[(u64, bool)]| {
+            let waiting = waiting.iter().map(|(sequence, is_due)| (Sequence(*sequence), *is_due));
+            forgetting.aim(waiting).map(|target| target.0)
+        };
+        assert_eq!(aim(&[]), None);
+        assert_eq!(aim(&[(5, false), (7, false)]), None);
+        assert_eq!(aim(&[(5, true), (7, false)]), Some(7));
+        assert_eq!(aim(&[(5, true), (7, true), (9, true)]), Some(7));
+        assert_eq!(aim(&[(9, false), (11, false)]), None, "the first two are done");
+        assert_eq!(aim(&[(9, true), (11, false)]), Some(11));
+    }
+}
