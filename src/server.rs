@@ -176,6 +176,7 @@ pub fn engine_options(config: &Config, options: StartOptions) -> Options {
         seal: SealOptions {
             block_cache_bytes: storage.history_cache_size,
             bytes_per_second: storage.seal_rate,
+            scrub_every: storage.scrub_every,
             ..SealOptions::default()
         },
         tier_limits: TierLimits { overlay: storage.overlay_size, cache: storage.cache_size },

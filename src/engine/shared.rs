@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::engine::backup::Pins;
 use crate::engine::load::LoadPart;
 use crate::engine::positions::{Position, Positions};
+use crate::engine::scrub::Damages;
 use crate::engine::stores::Stores;
 use crate::engine::writes::Durability;
 use crate::history::History;
@@ -26,6 +28,8 @@ pub(super) struct Shared {
     pub(super) durability: Durability,
     pub(super) sync_interval: Span,
     pub(super) accept_clock: bool,
+    /// Bytes a second that work beside the requests may read.
+    pub(super) maintenance_rate: u64,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: ArcSwap<Registry>,
@@ -35,6 +39,10 @@ pub(super) struct Shared {
     pub(super) visible: watch::Sender<Sequence>,
     last_arrival: AtomicI64,
     positions: Mutex<Positions>,
+    /// What is held for backups.
+    pub(super) pins: Pins,
+    /// What is known to be damaged.
+    pub(super) damages: Damages,
 }
 
 /// What [`Shared`] is made of.
@@ -43,6 +51,8 @@ pub(super) struct Parts {
     pub(super) durability: Durability,
     pub(super) sync_interval: Span,
     pub(super) accept_clock: bool,
+    /// Bytes a second that work beside the requests may read.
+    pub(super) maintenance_rate: u64,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Registry,
@@ -60,6 +70,7 @@ impl Shared {
             durability: parts.durability,
             sync_interval: parts.sync_interval,
             accept_clock: parts.accept_clock,
+            maintenance_rate: parts.maintenance_rate,
             clock: parts.clock,
             metrics: parts.metrics,
             registry: ArcSwap::from_pointee(parts.registry),
@@ -68,6 +79,8 @@ impl Shared {
             visible: watch::Sender::new(parts.last_sequence),
             last_arrival: AtomicI64::new(parts.last_arrival.micros()),
             positions: Mutex::new(parts.positions),
+            pins: Pins::default(),
+            damages: Damages::default(),
         }
     }
 

@@ -74,6 +74,8 @@ mod load;
 
 mod upload;
 
+mod backup;
+
 mod operations;
 
 mod openapi;

@@ -47,6 +47,7 @@ pub(crate) fn open_at(path: &Path, clock: &ManualClock, durability: Durability) 
             block_cache_bytes: 256 << 10,
             interval: Span::from_micros(2_000),
             bytes_per_second: 1 << 30,
+            ..SealOptions::default()
         },
         // Next to nothing, so that rows move to the disk and are read from there.
         tier_limits: TierLimits { overlay: 512, cache: 512 },

@@ -12,6 +12,10 @@ mod sealing;
 
 mod sweep;
 
+mod verify;
+
+mod backup;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

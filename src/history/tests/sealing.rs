@@ -46,7 +46,7 @@ pub(super) fn merge_one(opened: &mut Opened) -> bool {
 }
 
 /// Strikes what may be struck, with a control snapshot of all there is.
-fn strike(opened: &mut Opened) {
+pub(super) fn strike(opened: &mut Opened) {
     let covers = opened.reader.durable();
     let control = ControlSnapshot { covers, bytes: b"c".as_slice().into() };
     if opened.writer.save_control(control).is_err() {
@@ -61,7 +61,7 @@ fn strike(opened: &mut Opened) {
 }
 
 /// Every row by its sequence, as a restart without a checkpoint finds them.
-fn replayed(history: &History) -> BTreeMap<u64, (u8, i64)> {
+pub(super) fn replayed(history: &History) -> BTreeMap<u64, (u8, i64)> {
     let mut all = BTreeMap::new();
     let replay = history.replay_after(Sequence::ZERO);
     let rows = replay.rows_before_log(|view, row| {
