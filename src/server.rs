@@ -177,6 +177,7 @@ pub fn engine_options(config: &Config, options: StartOptions) -> Options {
             block_cache_bytes: storage.history_cache_size,
             bytes_per_second: storage.seal_rate,
             erase_within: config.erase.within,
+            scrub_every: storage.scrub_every,
             ..SealOptions::default()
         },
         tier_limits: TierLimits { overlay: storage.overlay_size, cache: storage.cache_size },

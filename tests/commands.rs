@@ -144,7 +144,10 @@ fn wrong_use_exits_with_2_and_help_with_0() {
         assert!(!ran.err.is_empty(), "{wrong:?}");
     }
     larder(dir, &["--help"]).expect(0, &["serve", "LARDER__SERVER__LISTEN", "./config.toml"]);
-    for command in ["serve", "check", "apply", "load", "train", "get", "health", "inspect"] {
+    for command in [
+        "serve", "check", "apply", "load", "train", "get", "health", "inspect", "verify", "backup",
+        "restore", "export",
+    ] {
         larder(dir, &[command, "--help"]).expect(0, &["larder ", "Example", "Exit codes"]);
     }
     assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0, "wrong use leaves nothing behind");

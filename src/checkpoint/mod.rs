@@ -15,10 +15,13 @@ mod sled_tier;
 
 mod watermark;
 
+mod describe;
+
 use crate::ids::{Sequence, StoreId, ViewId};
 
+pub use describe::describe;
 pub use sled_checkpoint::SledCheckpoint;
-pub use sled_tier::{SledTier, TierError, TierOpened, TierRow};
+pub use sled_tier::{SledTier, TierError, TierOpened, TierRow, check as check_tier};
 pub use watermark::Watermark;
 
 /// Somewhere to keep copies of the online map: the two newest finished ones are kept.

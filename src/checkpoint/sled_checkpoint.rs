@@ -42,6 +42,21 @@ impl SledCheckpoint {
         let place = Place { disk, directory: directory.into() };
         Self { place, last: AtomicU64::new(0) }
     }
+
+    /// Reads every generation and says of each that is not fit why, and where it is. Removes
+    /// nothing; sled may tidy up its own files.
+    pub fn check(&self, store: StoreId, history_end: Sequence) -> Vec<(PathBuf, String)> {
+        let place = &self.place;
+        let numbers = match place.numbers() {
+            Ok(numbers) => numbers,
+            Err(error) => return vec![(place.directory.clone(), error.to_string())],
+        };
+        let check = |number: u64| {
+            let checked = place.load_one(number, store, history_end, &Nobody);
+            checked.err().map(|reason| (place.path(number), reason))
+        };
+        numbers.into_iter().filter_map(check).collect()
+    }
 }
 
 /// The directory, and what can be said of it without sled.

@@ -237,6 +237,20 @@ fn number_of(name: &str) -> Option<u64> {
     name.strip_prefix("cold-")?.parse().ok()
 }
 
+/// Whether what is in `directory` can be used as it stands; nothing there can. Reads the mark and
+/// opens the tree, under a watchdog; removes nothing, though sled may tidy up its own files.
+///
+/// # Errors
+/// Why it cannot.
+pub fn check(
+    disk: &dyn Disk,
+    directory: &Path,
+    store: StoreId,
+    history_end: Sequence,
+) -> Result<(), String> {
+    find(disk, directory, store, history_end).map(drop)
+}
+
 /// The tree the mark names; none where there is no mark, hence nothing to rely on.
 fn find(
     disk: &dyn Disk,
@@ -277,20 +291,20 @@ fn find(
     Ok(Some((tree, mark)))
 }
 
-const MAGIC: [u8; 8] = *b"LARDTIER";
+pub(super) const MAGIC: [u8; 8] = *b"LARDTIER";
 const FORMAT: u32 = 1;
 const BYTES: usize = 8 + 4 + 16 + 4 * 8 + 4;
 
 /// The file `mark`. Little-endian: magic, format (u32), store id (16 bytes), number of the
 /// directory, moved, highest, batch (u64 each), CRC-32C over all before.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Mark {
-    store: StoreId,
-    number: u64,
-    moved: Sequence,
-    highest: Sequence,
+pub(super) struct Mark {
+    pub(super) store: StoreId,
+    pub(super) number: u64,
+    pub(super) moved: Sequence,
+    pub(super) highest: Sequence,
     /// The last batch written.
-    batch: u64,
+    pub(super) batch: u64,
     /// The last batch known durable; in the file it is the only one.
     flushed: u64,
 }
@@ -313,7 +327,7 @@ impl Mark {
         bytes
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, String> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let Some((body, crc)) = bytes.split_last_chunk::<4>().filter(|_| bytes.len() == BYTES)
         else {
             return Err(format!("mark has {} bytes, not {BYTES}", bytes.len()));

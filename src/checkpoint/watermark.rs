@@ -8,7 +8,7 @@
 
 use crate::ids::{Sequence, StoreId, ViewId};
 
-const MAGIC: [u8; 8] = *b"LARDCKPT";
+pub(super) const MAGIC: [u8; 8] = *b"LARDCKPT";
 /// What is written.
 const FORMAT: u32 = 2;
 /// Without the rows of each view.

@@ -9,14 +9,16 @@ use clap::Args;
 use crate::cli::failure::Failure;
 use crate::cli::{Done, terminal};
 use crate::disk::real::RealDisk;
-use crate::history::inspect::{self, InspectError};
+use crate::engine::inspect;
+use crate::history::inspect::InspectError;
 
 const EXAMPLE: &str = "Examples:\n  larder inspect data/MANIFEST\n  \
-                       larder inspect data/history/00000000000000000001.log\n\n\
+                       larder inspect data/history/00000000000000000001.log\n  \
+                       larder inspect data/checkpoint/gen-7.done\n\n\
                        Exit codes: 0 described, 1 the file cannot be read or is another kind of \
                        file, 2 wrong use.";
 
-/// Describes a segment or sealed file of history or a manifest, without changing it
+/// Describes any file of a data directory or of a backup, without changing it
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Inspect {

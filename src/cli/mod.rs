@@ -32,6 +32,16 @@ mod health;
 
 mod inspect;
 
+mod verify;
+
+mod held;
+
+mod backup;
+
+mod restore;
+
+mod export;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -64,6 +74,10 @@ enum Command {
     Get(get::Get),
     Health(health::Health),
     Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    Backup(backup::Backup),
+    Restore(restore::Restore),
+    Export(export::Export),
 }
 
 /// Runs the command and prints what it has to say. Mistakes of use exit with 2, failures with 1.
@@ -77,6 +91,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
         Command::Get(get) => get.run(),
         Command::Health(health) => health.run(),
         Command::Inspect(inspect) => inspect.run(),
+        Command::Verify(verify) => verify.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Restore(restore) => restore.run(),
+        Command::Export(export) => export.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

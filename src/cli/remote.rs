@@ -75,6 +75,16 @@ impl Remote {
         Ok((response.status().is_success(), words))
     }
 
+    /// The answer to a POST of this path without a body.
+    pub(super) fn post(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        self.send(Request::post(format!("{}{path}", self.base)), SendBody::none())
+    }
+
+    /// The answer to a DELETE of this path.
+    pub(super) fn delete(&self, path: &str) -> Result<Vec<u8>, Failure> {
+        self.send(Request::delete(format!("{}{path}", self.base)), ())
+    }
+
     /// The answer to a GET of this path and query.
     pub(super) fn get(&self, path: &str) -> Result<Vec<u8>, Failure> {
         self.send(Request::get(format!("{}{path}", self.base)), ())
@@ -167,7 +177,7 @@ impl Remote {
         if response.status().is_success() { Ok(body) } else { Err(Failure::of_answer(&body)) }
     }
 
-    fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
+    pub(super) fn parse<T: DeserializeOwned>(&self, answer: &[u8]) -> Result<T, Failure> {
         serde_json::from_slice(answer).map_err(|error| {
             Failure::failed(format_args!("{} answered what cannot be read: {error}", self.base))
         })

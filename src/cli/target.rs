@@ -42,6 +42,14 @@ pub(super) enum Target {
     Directory(Directory),
 }
 
+/// Whom to ask, a directory not being opened.
+pub(super) enum Place {
+    /// A running server.
+    Server(Remote),
+    /// A data directory.
+    Directory(PathBuf),
+}
+
 /// A load as asked for.
 pub(super) struct LoadAsk {
     pub(super) project: Option<String>,
@@ -91,6 +99,15 @@ impl Whom {
     fn configured(&self) -> Result<Config, Failure> {
         let arguments = settings::data_argument(self.data.as_deref());
         settings::read(self.config.as_deref(), arguments.into_iter().collect())
+    }
+
+    /// The data directory, where one is meant, or else the server: for what needs no engine.
+    pub(super) fn place(&self) -> Result<Place, Failure> {
+        let config = self.configured()?;
+        match &self.data {
+            Some(_) => Ok(Place::Directory(config.storage.data_dir)),
+            None => Ok(Place::Server(Remote::new(self.server.as_deref(), &config)?)),
+        }
     }
 
     /// Reads the configuration and opens the directory, where one is meant; none if that is not

@@ -126,6 +126,8 @@ pub struct Storage {
     pub history_cache_size: u64,
     /// Bytes a second that sealing and merging each may read and write.
     pub seal_rate: u64,
+    /// Time in which everything at rest is read once.
+    pub scrub_every: Span,
 }
 
 /// `erase.*`: how entities are forgotten.
@@ -256,6 +258,9 @@ impl Storage {
             read_deadline: reader.span("storage.read_deadline", MILLISECOND, MINUTE),
             history_cache_size: reader.size("storage.history_cache_size", MIB, TIB),
             seal_rate: reader.size("storage.seal_rate", MIB, TIB),
+            scrub_every: Span::from_seconds(
+                86_400 * reader.count("storage.scrub_days", 1, 365) as i64,
+            ),
         }
     }
 }

@@ -297,6 +297,17 @@ impl Disk for FakeDisk {
         Ok(())
     }
 
+    fn link(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        let mut state = self.lock();
+        state.begin(Operation::Link, from)?;
+        let number = state.find(Operation::Link, from)?;
+        if state.names.contains_key(to) || state.directories.contains(to) {
+            return Err(DiskError::new(Operation::Link, to, Errno::EXIST));
+        }
+        state.change_name(NameChange::Create(to.to_owned(), number));
+        Ok(())
+    }
+
     fn remove(&self, path: &Path) -> Result<(), DiskError> {
         let mut state = self.lock();
         state.begin(Operation::Remove, path)?;

@@ -42,6 +42,12 @@ pub trait Disk: Send + Sync {
     /// The operating system's.
     fn rename(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
 
+    /// Gives a file a second name, which must be free; both names then mean the same bytes.
+    ///
+    /// # Errors
+    /// The operating system's, where the file system cannot do that among others.
+    fn link(&self, from: &Path, to: &Path) -> Result<(), DiskError>;
+
     /// Removes a file.
     ///
     /// # Errors
@@ -292,6 +298,8 @@ pub enum Operation {
     DropCache,
     /// Renaming.
     Rename,
+    /// Giving a second name.
+    Link,
     /// Removing.
     Remove,
     /// Listing a directory.
@@ -318,6 +326,7 @@ impl fmt::Display for Operation {
             Self::Length => "get length of",
             Self::DropCache => "drop cache of",
             Self::Rename => "rename",
+            Self::Link => "link",
             Self::Remove => "remove",
             Self::List => "list",
             Self::CreateDir => "create directory",
@@ -339,6 +348,11 @@ pub struct DiskError {
 impl DiskError {
     fn new(operation: Operation, path: &Path, source: impl Into<io::Error>) -> Self {
         Self { operation, path: path.to_owned(), source: source.into() }
+    }
+
+    /// Of a file that is read otherwise than through a [`Disk`], such as over a network.
+    pub fn reading(path: &Path, source: io::Error) -> Self {
+        Self::new(Operation::Read, path, source)
     }
 
     /// What kind of failure it is.
@@ -420,8 +434,12 @@ mod tests {
         let above = Entry { name: "b".into(), directory: true, length: 0 };
         assert_eq!(disk.list(&root.join("a")).unwrap(), [above]);
 
+        disk.link(&path, &dir.join("second")).unwrap();
+        assert!(disk.link(&path, &dir.join("second")).is_err(), "the name is taken");
         disk.rename(&path, &dir.join("moved")).unwrap();
         disk.remove(&dir.join("moved")).unwrap();
+        assert_eq!(read_whole(disk, &dir.join("second")).unwrap(), b"\0\0\0he");
+        disk.remove(&dir.join("second")).unwrap();
         assert_eq!(disk.remove(&path).err().unwrap().kind(), DiskErrorKind::NotFound);
         remove_if_there(disk, &path).unwrap();
 

@@ -50,6 +50,10 @@ impl Disk for RealDisk {
         fs::rename(from, to).map_err(|error| DiskError::new(Operation::Rename, from, error))
     }
 
+    fn link(&self, from: &Path, to: &Path) -> Result<(), DiskError> {
+        fs::hard_link(from, to).map_err(|error| DiskError::new(Operation::Link, to, error))
+    }
+
     fn remove(&self, path: &Path) -> Result<(), DiskError> {
         fs::remove_file(path).map_err(|error| DiskError::new(Operation::Remove, path, error))
     }

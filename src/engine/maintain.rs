@@ -15,6 +15,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::error::Problem;
 use crate::engine::queue::{Job, Queue, stopped};
+use crate::engine::scrub::Scrubber;
 use crate::engine::seal::{KeptCheckpoints, Sealing, Work};
 use crate::engine::shared::Shared;
 use crate::engine::stores::SharedTier;
@@ -86,6 +87,7 @@ impl Maintenance {
         shared: Arc<Shared>,
         checkpointer: Checkpointer,
         sealing: Sealing,
+        scrubber: Scrubber,
     ) -> io::Result<Self> {
         let sealing = Arc::new(sealing);
         let merging = sealing.clone();
@@ -97,6 +99,7 @@ impl Maintenance {
             spawn("larder-checkpoint", idle, checkpoint)?,
             spawn("larder-seal", idle, move |stop, _| sealing.run(Work::Seal, stop))?,
             spawn("larder-merge", idle, move |stop, _| merging.run(Work::Merge, stop))?,
+            spawn("larder-scrub", idle, move |stop, _| scrubber.run(stop))?,
         ];
         Ok(Self { threads })
     }
@@ -154,6 +157,7 @@ fn move_rows(shared: &Shared, stop: &Receiver<()>, progress: &Progress) {
     let (mut stopping, mut looked_for_leftovers) = (false, false);
     while !stopping {
         stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
+        shared.pins.tidy();
         if let Some(tier) = shared.stores.tier() {
             if tier.is_broken() && !stopping && failures.may_try() {
                 match rebuild(shared, tier, stop) {

@@ -61,7 +61,19 @@ mod forget;
 
 pub mod seal;
 
+mod scrub;
+
 pub mod open;
+
+pub mod verify;
+
+pub mod inspect;
+
+pub mod sizes;
+
+pub mod backup;
+
+pub mod export;
 
 #[cfg(test)]
 mod tests;
@@ -89,6 +101,7 @@ use crate::engine::shared::Shared;
 use crate::engine::spool::{Spool, Spools};
 use crate::engine::training::{Trainer, Training, TrainingTurn};
 use crate::engine::writes::{Accepted, WriteBatch};
+use crate::history::Damage;
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics, WritesState};
@@ -486,6 +499,11 @@ impl Engine {
     /// Rows per view, for the numbers the server publishes.
     pub fn rows_per_view(&self) -> Vec<(ViewId, u64)> {
         self.shared.stores.rows()
+    }
+
+    /// What background reading found damaged of what is at rest, the first of each file.
+    pub fn damages(&self) -> Vec<Damage> {
+        self.shared.damages.all()
     }
 
     /// Finishes what is queued, syncs, makes a last checkpoint and ends the threads. Blocking; a

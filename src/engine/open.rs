@@ -16,6 +16,7 @@ use crate::engine::erase::Erase;
 use crate::engine::idempotency::{First, decode_source};
 use crate::engine::maintain::{Checkpointer, Maintenance};
 use crate::engine::queue;
+use crate::engine::scrub::Scrubber;
 use crate::engine::seal::{KeptCheckpoints, SealOptions, Sealing};
 use crate::engine::shared::{Parts, Shared};
 use crate::engine::spool::Spools;
@@ -166,6 +167,7 @@ pub fn open(
         durability: options.durability,
         sync_interval: options.sync_interval,
         accept_clock: options.accept_clock,
+        maintenance_rate: options.seal.bytes_per_second,
         clock,
         metrics: metrics.clone(),
         registry: control.registry,
@@ -207,7 +209,13 @@ pub fn open(
         kept,
         interval: options.checkpoint_interval,
     };
-    let maintenance = Maintenance::start(shared.clone(), checkpointer, sealing)
+    let scrubber = Scrubber {
+        shared: shared.clone(),
+        disk,
+        root: options.data_dir,
+        every: options.seal.scrub_every,
+    };
+    let maintenance = Maintenance::start(shared.clone(), checkpointer, sealing, scrubber)
         .map_err(|error| OpenError::Thread { name: "checkpoint", reason: error.to_string() })?;
     metrics.erasures_pending.set(shared.erasures().pending().count() as u64);
     metrics.sequence_written.set(opened.last_sequence.0);

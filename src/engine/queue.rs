@@ -14,6 +14,7 @@ use crate::engine::error::Problem;
 use crate::engine::idempotency::Idempotency;
 use crate::engine::seal::ManifestChange;
 use crate::engine::writes::Accepted;
+use crate::history::backup::Pinned;
 use crate::history::record::EncodedRequest;
 use crate::ids::{ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
@@ -36,6 +37,8 @@ pub(super) enum Job {
     /// Replace the manifest, because history was sealed; the answer names the segments of the log
     /// that were struck from it.
     ChangeManifest(ManifestChange, Reply<Vec<Sequence>>),
+    /// Make everything written durable and hold it for a backup.
+    Pin(Reply<Pinned>),
     /// Sync and end.
     Stop,
 }

@@ -30,7 +30,7 @@ use crate::time::{Span, Stopwatch};
 /// a burst.
 const BURST: Duration = Duration::from_millis(100);
 
-/// How sealing and merging go, and how sealed files are read.
+/// How sealing and merging go, and how sealed files are read and read again.
 #[derive(Clone, Copy, Debug)]
 pub struct SealOptions {
     /// Memory for blocks of sealed files, in bytes.
@@ -41,6 +41,8 @@ pub struct SealOptions {
     pub bytes_per_second: u64,
     /// How long the bytes of an erased entity may stay.
     pub erase_within: Span,
+    /// In what time everything at rest is read once.
+    pub scrub_every: Span,
 }
 
 impl Default for SealOptions {
@@ -50,6 +52,7 @@ impl Default for SealOptions {
             interval: Span::from_micros(200_000),
             bytes_per_second: 64 << 20,
             erase_within: Span::from_seconds(7 * 86_400),
+            scrub_every: Span::from_seconds(7 * 86_400),
         }
     }
 }
@@ -302,7 +305,7 @@ fn add_time(gauge: &Gauge, watch: Stopwatch) {
 }
 
 /// Lets so many bytes through a second.
-struct Budget<'s> {
+pub(super) struct Budget<'s> {
     bytes_per_second: u64,
     stop: &'s Receiver<()>,
     stopping: bool,
@@ -311,12 +314,12 @@ struct Budget<'s> {
 }
 
 impl<'s> Budget<'s> {
-    fn new(bytes_per_second: u64, stop: &'s Receiver<()>) -> Self {
+    pub(super) fn new(bytes_per_second: u64, stop: &'s Receiver<()>) -> Self {
         Self { bytes_per_second, stop, stopping: false, since: Stopwatch::start(), bytes: 0 }
     }
 
     /// Waits; false if it was told to stop.
-    fn waits(&mut self, time: Duration) -> bool {
+    pub(super) fn waits(&mut self, time: Duration) -> bool {
         self.stopping = self.stopping
             || !matches!(self.stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
         !self.stopping

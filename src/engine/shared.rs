@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use crate::engine::backup::Pins;
 use crate::engine::erase::Erasures;
 use crate::engine::load::LoadPart;
 use crate::engine::positions::{Position, Positions};
+use crate::engine::scrub::Damages;
 use crate::engine::stores::Stores;
 use crate::engine::writes::Durability;
 use crate::history::History;
@@ -27,6 +29,8 @@ pub(super) struct Shared {
     pub(super) durability: Durability,
     pub(super) sync_interval: Span,
     pub(super) accept_clock: bool,
+    /// Bytes a second that work beside the requests may read.
+    pub(super) maintenance_rate: u64,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: ArcSwap<Registry>,
@@ -39,6 +43,10 @@ pub(super) struct Shared {
     last_arrival: AtomicI64,
     positions: Mutex<Positions>,
     erasures: Mutex<Erasures>,
+    /// What is held for backups.
+    pub(super) pins: Pins,
+    /// What is known to be damaged.
+    pub(super) damages: Damages,
 }
 
 /// What [`Shared`] is made of.
@@ -47,6 +55,8 @@ pub(super) struct Parts {
     pub(super) durability: Durability,
     pub(super) sync_interval: Span,
     pub(super) accept_clock: bool,
+    /// Bytes a second that work beside the requests may read.
+    pub(super) maintenance_rate: u64,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) registry: Registry,
@@ -66,6 +76,7 @@ impl Shared {
             durability: parts.durability,
             sync_interval: parts.sync_interval,
             accept_clock: parts.accept_clock,
+            maintenance_rate: parts.maintenance_rate,
             clock: parts.clock,
             metrics: parts.metrics,
             registry: ArcSwap::from_pointee(parts.registry),
@@ -76,6 +87,8 @@ impl Shared {
             positions: Mutex::new(parts.positions),
             erasures: Mutex::new(parts.erasures),
             erase_within: parts.erase_within,
+            pins: Pins::default(),
+            damages: Damages::default(),
         }
     }
 

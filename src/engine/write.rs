@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::engine::apply::{Applied, Applier, ApplyError};
+use crate::engine::backup;
 use crate::engine::control;
 use crate::engine::define;
 use crate::engine::erase::{self, Erasures};
@@ -99,6 +100,7 @@ impl Writer {
                 Ok(Job::ChangeManifest(change, reply)) => {
                     let _ = reply.send(seal::change_manifest(&mut self, change));
                 }
+                Ok(Job::Pin(reply)) => backup::pin(&mut self, reply),
                 Ok(Job::Stop) => return self.stop(),
                 Err(RecvTimeoutError::Timeout) => self.idle(),
                 Err(RecvTimeoutError::Disconnected) => return,

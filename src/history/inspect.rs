@@ -107,8 +107,6 @@ pub enum InspectError {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// Another kind of file.
-    #[error(
-        "not a file of Larder: neither a segment of history, nor a sealed file, nor a manifest"
-    )]
+    #[error("not a file of Larder")]
     Unknown,
 }

@@ -34,6 +34,16 @@ pub mod seal;
 
 pub mod inspect;
 
+pub mod verify;
+
+pub mod backup;
+
+pub mod restore;
+
+pub mod at_rest;
+
+pub mod sizes;
+
 #[cfg(test)]
 mod tests;
 

@@ -158,7 +158,7 @@ fn create_store(disk: &dyn Disk, root: &Path, directory: &Path) -> Result<Manife
     Ok(manifest)
 }
 
-fn check_chain(manifest: &Manifest, root: &Path) -> Result<(), OpenError> {
+pub(super) fn check_chain(manifest: &Manifest, root: &Path) -> Result<(), OpenError> {
     let refuse = |reason: String| {
         let path = manifest::path(root);
         Err(OpenError::Damaged(Damage { path, offset: 0, reason }))
@@ -379,7 +379,7 @@ fn missing(error: DiskError) -> OpenError {
     }
 }
 
-fn check_header(
+pub(super) fn check_header(
     path: &Path,
     bytes: &[u8],
     first: Sequence,

@@ -70,6 +70,13 @@ pub struct Row<'a> {
     pub archive: &'a [u8],
 }
 
+impl Row<'_> {
+    /// Bytes it takes in a request.
+    pub fn logged_bytes(&self) -> usize {
+        1 + 4 + 8 + 4 + 4 + self.key.len() + self.archive.len()
+    }
+}
+
 /// One accepted thing; each has a sequence of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Record<'a> {

@@ -76,6 +76,8 @@ mod load;
 
 mod upload;
 
+mod backup;
+
 mod operations;
 
 mod openapi;

@@ -12,8 +12,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 
 use crate::http::call::{Answered, Call, Format, respond};
 use crate::http::{
-    batch, cache, docs, entity, erase, historical, listing, load, online, operations, problem,
-    push, register,
+    backup, batch, cache, docs, entity, erase, historical, listing, load, online, operations,
+    problem, push, register,
 };
 
 /// The description of every route.
@@ -46,6 +46,9 @@ use crate::http::{
         register::drop_service,
         cache::handle,
         load::handle,
+        backup::begin,
+        backup::part,
+        backup::end,
         operations::stats,
         operations::health,
         operations::ready,

@@ -8,11 +8,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::engine::error::Problem;
+use crate::engine::sizes::ViewSizes;
+use crate::history::Damage;
+use crate::http::aside::off_the_lookups;
 use crate::http::call::{Answered, Call, Format, respond, whole};
 use crate::http::door::Door;
 use crate::http::register::to_json;
 use crate::metrics::render::CONTENT_TYPE as METRICS_TYPE;
-use crate::metrics::{Code, ViewRows, WritesState};
+use crate::metrics::{Code, Stats, ViewRows, WritesState};
 
 /// The server is alive.
 #[derive(Serialize, ToSchema)]
@@ -34,6 +37,9 @@ pub(super) struct ReadyJson {
     sequence: u64,
     /// How long recovery took, in milliseconds.
     recovered_ms: u64,
+    /// Files of history found damaged on the disk; `/api/v1/stats` names them.
+    #[serde(skip_serializing_if = "is_zero")]
+    damaged_files: usize,
     /// What is wrong with the definitions of `registry.path`; what stood before stands.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     definitions: Vec<String>,
@@ -67,16 +73,22 @@ pub(super) async fn ready(call: Call) -> Answered {
     if call.door.is_draining() {
         return Err(Problem::new(Code::Draining, "the server is shutting down"));
     }
-    let health = call.engine()?.health();
+    let engine = call.engine()?;
+    let health = engine.health();
     let json = ReadyJson {
         status: "ready",
         reads: "open",
         writes: health.writes.as_str(),
         sequence: health.sequence.0,
         recovered_ms: u64::try_from(health.recovered.micros() / 1_000).unwrap_or(0),
+        damaged_files: engine.damages().len(),
         definitions: call.door.definition_notes(),
     };
     Ok(respond(Format::Json, to_json(&json)))
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// Answers `GET /metrics`.
@@ -104,7 +116,66 @@ pub(super) async fn metrics(call: Call) -> Answered {
 pub(super) async fn stats(call: Call) -> Answered {
     let door = &call.door;
     let stats = door.metrics.stats(view_rows(door), door.clock.now());
-    Ok(respond(Format::Json, to_json(&stats)))
+    let damages = door.recovered().map(|engine| engine.damages()).unwrap_or_default();
+    let damage = damages.into_iter().map(|Damage { path, offset, reason }| DamageJson {
+        file: path.display().to_string(),
+        offset,
+        reason,
+    });
+    let sizes = sizes(door).await?;
+    let json = StatsJson { stats, sizes, damage: damage.collect() };
+    Ok(respond(Format::Json, to_json(&json)))
+}
+
+/// Every number, and what was found damaged.
+#[derive(Serialize)]
+struct StatsJson {
+    #[serde(flatten)]
+    stats: Stats,
+    /// Bytes of a row of each view.
+    sizes: Vec<SizesJson>,
+    /// What reading again found damaged of history at rest.
+    damage: Vec<DamageJson>,
+}
+
+/// What the rows of a view take; the log's and memory's are means of samples.
+#[derive(Serialize)]
+struct SizesJson {
+    project: String,
+    view: String,
+    sealed_rows: u64,
+    sealed_bytes: u64,
+    sealed_bytes_per_row: Option<f64>,
+    log_bytes_per_row: Option<f64>,
+    memory_bytes_per_row: Option<f64>,
+}
+
+/// Views that live, by what their rows take; none while the engine recovers.
+async fn sizes(door: &Door) -> Result<Vec<SizesJson>, Problem> {
+    let Some(engine) = door.recovered().cloned() else { return Ok(Vec::new()) };
+    let registry = engine.registry();
+    let sizes = off_the_lookups(move || Ok(engine.sizes())).await?;
+    let named = sizes.into_iter().filter_map(|ViewSizes { view, sealed, log, memory }| {
+        let view = registry.view(view)?;
+        let mean = sealed.bytes as f64 / sealed.rows as f64;
+        Some(SizesJson {
+            project: registry.project_name(view.project)?.to_owned(),
+            view: format!("{}@{}", view.name, view.version),
+            sealed_rows: sealed.rows,
+            sealed_bytes: sealed.bytes,
+            sealed_bytes_per_row: (sealed.rows > 0).then_some(mean),
+            log_bytes_per_row: log,
+            memory_bytes_per_row: memory,
+        })
+    });
+    Ok(named.collect())
+}
+
+#[derive(Serialize)]
+struct DamageJson {
+    file: String,
+    offset: u64,
+    reason: String,
 }
 
 /// Rows online by view; none while the engine recovers.

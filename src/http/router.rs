@@ -23,8 +23,8 @@ use crate::engine::error::Problem;
 use crate::http::call::{AnswerBody, Answered, Call, Reply};
 use crate::http::door::Door;
 use crate::http::{
-    batch, cache, docs, entity, erase, historical, listing, load, online, openapi, operations,
-    problem, push, register, request_id,
+    backup, batch, cache, docs, entity, erase, historical, listing, load, online, openapi,
+    operations, problem, push, register, request_id,
 };
 use crate::metrics::{Code, Route};
 use crate::time::Stopwatch;
@@ -119,6 +119,9 @@ routes! {
     Delete "/api/v1/services/{service}" Services Api register::drop_service,
     Delete "/api/v1/cache/invalidate/{entity_id}" Cache Api cache::handle,
     Post "/api/v1/load" Load Api load::handle,
+    Post "/api/v1/backups" Backup Api backup::begin,
+    Get "/api/v1/backups/{backup}/{file}" Backup Api backup::part,
+    Delete "/api/v1/backups/{backup}" Backup Api backup::end,
     Get "/api/v1/stats" Stats Api operations::stats,
     Get "/health" Health Operations operations::health,
     Get "/ready" Ready Operations operations::ready,

@@ -291,6 +291,14 @@ plain! {
         "Erasures of which bytes may be left past their deadline.",
     erasures_done: Counter Counter "larder_erasures_done_total"
         "Erasures of which the last byte went since start.",
+    scrubs: Counter Counter "larder_scrubs_total"
+        "Times that everything at rest was read and checked.",
+    scrubbed_bytes: Counter Counter "larder_scrubbed_bytes_total"
+        "Bytes at rest that were read and checked.",
+    scrub_completed: Gauge Micros "larder_scrub_completed_timestamp_seconds"
+        "When everything at rest was last read and checked, as Unix time; 0 if it was not yet.",
+    damaged_files: Gauge Gauge "larder_damaged_files"
+        "Files of history that were found damaged on the disk; any above 0 wants a look.",
     connections_open: Gauge Gauge "larder_connections_open"
         "Open connections to the API, those beyond `limits.connections` that are being refused \
          included.",

@@ -55,6 +55,8 @@ routes! {
     Cache "cache",
     /// `POST /api/v1/load`.
     Load "load",
+    /// `/api/v1/backups` and what is below it.
+    Backup "backup",
     /// `GET /api/v1/stats`.
     Stats "stats",
     /// `GET /health`.

@@ -5,6 +5,8 @@ mod as_of;
 
 mod expected;
 
+mod export;
+
 mod model;
 
 mod support;

@@ -49,6 +49,7 @@ pub(crate) fn open_at(path: &Path, clock: &ManualClock, durability: Durability) 
             bytes_per_second: 1 << 30,
             // Late, since the disk tier begins anew for it, which changes what is superseded.
             erase_within: Span::from_seconds(90 * 86_400),
+            ..SealOptions::default()
         },
         // Next to nothing, so that rows move to the disk and are read from there.
         tier_limits: TierLimits { overlay: 512, cache: 512 },

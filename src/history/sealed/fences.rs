@@ -126,14 +126,21 @@ impl Fences {
         self.block.len()
     }
 
-    fn key(&self, index: usize) -> &[u8] {
+    /// The key of the first row of a block.
+    pub(super) fn key(&self, index: usize) -> &[u8] {
         let part = self.key_ends.part(&self.block, index);
         &self.block[self.keys_at + part.start..self.keys_at + part.end]
     }
 
-    fn order(&self, index: usize) -> (EventTime, Sequence) {
+    /// What the first row of a block is sorted by within its key.
+    pub(super) fn order(&self, index: usize) -> (EventTime, Sequence) {
         let time = column::micros(self.times.get(&self.block, index));
         (EventTime::from_micros(time), Sequence(self.sequences.get(&self.block, index)))
+    }
+
+    /// The number of the first row of a block in its section.
+    pub(super) fn row(&self, index: usize) -> u64 {
+        self.rows.get(&self.block, index)
     }
 
     /// Where a block lies.
@@ -169,7 +176,7 @@ impl Fences {
 
     /// The block that holds the row with a number.
     pub(super) fn of_row(&self, row: u64) -> Option<usize> {
-        self.last(|index| self.rows.get(&self.block, index) <= row)
+        self.last(|index| self.row(index) <= row)
     }
 
     fn last(&self, holds: impl Fn(usize) -> bool) -> Option<usize> {

@@ -52,24 +52,36 @@ impl SealedFile {
     ) -> Result<Self, OpenSealedError> {
         let cached_as = blocks.number_file();
         let mut this = Self { entry, store, file, blocks, cached_as, sections: Vec::new() };
-        let head = this.check_head()?;
-        let length = this.file.length()?;
-        if length != entry.bytes {
-            let reason = format!("is {length} bytes, the manifest says {}", entry.bytes);
-            return Err(this.damage(length.min(entry.bytes), reason).into());
+        (this.sections, _) = this.read_footer()?;
+        Ok(this)
+    }
+
+    /// Reads head, tail and footer from the disk: the sections, and where the footer is.
+    pub(super) fn read_footer(&self) -> Result<(Vec<Section>, Place), OpenSealedError> {
+        let head = self.check_head()?;
+        let length = self.file.length()?;
+        if length != self.entry.bytes {
+            let reason = format!("is {length} bytes, the manifest says {}", self.entry.bytes);
+            return Err(self.damage(length.min(self.entry.bytes), reason).into());
         }
         let at = length.saturating_sub(TAIL_BYTES as u64);
         let mut tail = [0; TAIL_BYTES];
-        let read = this.file.read_at(&mut tail, at)?;
+        let read = self.file.read_at(&mut tail, at)?;
         let (offset, length) = footer::decode_tail(&head, at, &tail[..read])
-            .ok_or_else(|| this.damage(at, "the tail is not what was written"))?;
-        let bytes = this.read_checked(Place { offset, length }).map_err(|error| match error {
+            .ok_or_else(|| self.damage(at, "the tail is not what was written"))?;
+        let place = Place { offset, length };
+        let bytes = self.read_checked(place).map_err(|error| match error {
             ReadError::Disk(error) => OpenSealedError::Disk(error),
             ReadError::Damaged(damage) => OpenSealedError::Damaged(damage),
         })?;
-        this.sections = footer::decode_footer(&bytes)
-            .ok_or_else(|| this.damage(offset, "the footer contradicts itself"))?;
-        Ok(this)
+        let sections = footer::decode_footer(&bytes)
+            .ok_or_else(|| self.damage(offset, "the footer contradicts itself"))?;
+        Ok((sections, place))
+    }
+
+    /// Its bytes, for whoever copies it.
+    pub(in crate::history) fn file(&self) -> &Arc<dyn DiskFile> {
+        &self.file
     }
 
     fn check_head(&self) -> Result<Head, OpenSealedError> {
@@ -102,6 +114,19 @@ impl SealedFile {
     /// What is in it, view by view.
     pub fn sections(&self) -> impl Iterator<Item = SectionFacts> {
         self.sections.iter().map(|section| section.facts)
+    }
+
+    /// What is in it, view by view, and the bytes that each takes.
+    pub fn sizes(&self) -> impl Iterator<Item = (SectionFacts, u64)> {
+        let mut start = HEAD_BYTES as u64;
+        self.sections.iter().map(move |section| {
+            // The last block of fences ends the section.
+            let last = section.root.len().checked_sub(1).map(|last| section.root.place(last));
+            let end = last.map_or(start, |place| place.offset + place.length as u64);
+            let bytes = end.saturating_sub(start);
+            start = end;
+            (section.facts, bytes)
+        })
     }
 
     /// What is known of the rows of a view; none if there are none.

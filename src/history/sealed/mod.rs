@@ -27,6 +27,8 @@ mod lane;
 
 mod scan;
 
+mod check;
+
 mod words;
 
 #[cfg(test)]
@@ -34,6 +36,7 @@ mod tests;
 
 pub use build::{BuildError, Builder};
 pub use cache::Blocks;
+pub use check::{SealedFault, check};
 pub use cursor::Cursor;
 pub use entry::{RowIn, SealedEntry, name_of, number_of_name, path};
 pub use file::{OpenSealedError, SealedFile};

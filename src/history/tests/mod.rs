@@ -14,6 +14,10 @@ mod sweep;
 
 mod bounds;
 
+mod verify;
+
+mod backup;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

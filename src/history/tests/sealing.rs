@@ -61,7 +61,7 @@ pub(super) fn strike(opened: &mut Opened) {
 }
 
 /// Every row by its sequence, as a restart without a checkpoint finds them.
-fn replayed(history: &History) -> BTreeMap<u64, (u8, i64)> {
+pub(super) fn replayed(history: &History) -> BTreeMap<u64, (u8, i64)> {
     let mut all = BTreeMap::new();
     let replay = history.replay_after(Sequence::ZERO);
     let rows = replay.rows_before_log(|view, row| {

@@ -1,0 +1,191 @@
+//! A store held as it is while a command reads its files: a directory that nobody uses, or a
+//! running server's, part by part over HTTP.
+//!
+//! It does not know what the files are read for.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+
+use crate::cli::failure::Failure;
+use crate::cli::remote::Remote;
+use crate::cli::target::Place;
+use crate::disk::real::RealDisk;
+use crate::disk::{DiskError, DiskFile, DiskLock};
+use crate::history::backup::{self, PART_BYTES, Pinned, PinnedFile, pin_directory};
+use crate::history::manifest::Manifest;
+use crate::ids::Sequence;
+
+/// Parts of one file kept: its index is read beside its rows.
+const PARTS_KEPT: usize = 4;
+
+/// A store that is held until this is dropped.
+pub(super) struct Held {
+    pinned: Pinned,
+    _lock: Option<DiskLock>,
+    _hold: Option<ServersHold>,
+}
+
+/// What a server holds for us.
+struct ServersHold {
+    remote: Arc<Remote>,
+    id: u64,
+}
+
+#[derive(Deserialize)]
+struct Begun {
+    id: u64,
+    sequence: u64,
+    manifest: String,
+    files: Vec<BegunFile>,
+}
+
+#[derive(Deserialize)]
+struct BegunFile {
+    name: String,
+    bytes: u64,
+    sealed: bool,
+}
+
+impl Held {
+    /// Holds the store of a server or of a directory.
+    pub(super) fn of(place: Place) -> Result<Self, Failure> {
+        match place {
+            Place::Server(remote) => Self::of_server(remote),
+            Place::Directory(path) => {
+                let (pinned, lock) = pin_directory(&RealDisk, &path).map_err(Failure::failed)?;
+                Ok(Self { pinned, _lock: Some(lock), _hold: None })
+            }
+        }
+    }
+
+    fn of_server(remote: Remote) -> Result<Self, Failure> {
+        let Begun { id, sequence, manifest, files } =
+            remote.parse(&remote.post("/api/v1/backups")?)?;
+        let remote = Arc::new(remote);
+        let hold = ServersHold { remote: remote.clone(), id };
+        let manifest = STANDARD.decode(manifest).map_err(Failure::failed)?;
+        let manifest = Manifest::decode(&manifest).map_err(Failure::failed)?;
+        // They become names of files here.
+        if let Some(BegunFile { name, .. }) =
+            files.iter().find(|file| !backup::is_file_name(&file.name))
+        {
+            return Err(Failure::failed(format_args!("the server has a file \"{name}\"")));
+        }
+        let file = |BegunFile { name, bytes, sealed }| {
+            let (remote, parts) = (remote.clone(), Mutex::default());
+            let path = PathBuf::from(&name);
+            let file = Arc::new(RemoteFile { remote, id, path, bytes, parts });
+            PinnedFile { name, bytes, sealed, file }
+        };
+        let files = files.into_iter().map(file).collect();
+        let pinned = Pinned { manifest, files, sequence: Sequence(sequence) };
+        Ok(Self { pinned, _lock: None, _hold: Some(hold) })
+    }
+
+    /// What is held.
+    pub(super) fn pinned(&self) -> &Pinned {
+        &self.pinned
+    }
+}
+
+impl Drop for ServersHold {
+    fn drop(&mut self) {
+        // The server lets go by itself after a while.
+        let _ = self.remote.delete(&format!("/api/v1/backups/{}", self.id));
+    }
+}
+
+/// A file of a server, read only.
+struct RemoteFile {
+    remote: Arc<Remote>,
+    id: u64,
+    path: PathBuf,
+    bytes: u64,
+    /// The last parts read, by offset, the newest last.
+    parts: Mutex<Vec<(u64, Arc<[u8]>)>>,
+}
+
+impl RemoteFile {
+    /// The part of the file that `offset` lies in.
+    fn part(&self, offset: u64) -> Result<(u64, Arc<[u8]>), DiskError> {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = offset - offset % PART_BYTES as u64;
+        if let Some(at) = parts.iter().position(|(begins, _)| *begins == start) {
+            let part = parts.remove(at);
+            parts.push(part.clone());
+            return Ok(part);
+        }
+        let length = (self.bytes - start).min(PART_BYTES as u64);
+        let (id, name) = (self.id, self.path.display());
+        let path = format!("/api/v1/backups/{id}/{name}?offset={start}&length={length}");
+        let bytes = self.remote.get(&path).map_err(|failure| match failure {
+            Failure::Failed(lines) | Failure::WrongUse(lines) => self.failed(lines.join("; ")),
+            Failure::Changes => self.failed("refused"),
+        })?;
+        if bytes.len() as u64 != length {
+            return Err(self.failed(format!("{} bytes came, not {length}", bytes.len())));
+        }
+        let part: (u64, Arc<[u8]>) = (start, bytes.into());
+        if parts.len() == PARTS_KEPT {
+            parts.remove(0);
+        }
+        parts.push(part.clone());
+        Ok(part)
+    }
+
+    fn failed(&self, reason: impl Into<String>) -> DiskError {
+        DiskError::reading(&self.path, io::Error::other(reason.into()))
+    }
+
+    fn never(&self) -> DiskError {
+        self.failed("the files of a server are only read")
+    }
+}
+
+impl DiskFile for RemoteFile {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, DiskError> {
+        let mut read = 0;
+        while read < buffer.len() && offset + (read as u64) < self.bytes {
+            let at = offset + read as u64;
+            let (start, part) = self.part(at)?;
+            let rest = &part[(at - start) as usize..];
+            let taken = rest.len().min(buffer.len() - read);
+            buffer[read..read + taken].copy_from_slice(&rest[..taken]);
+            read += taken;
+        }
+        Ok(read)
+    }
+
+    fn write_at(&self, _: &[u8], _: u64) -> Result<(), DiskError> {
+        Err(self.never())
+    }
+
+    fn preallocate(&self, _: u64) -> Result<(), DiskError> {
+        Err(self.never())
+    }
+
+    fn truncate(&self, _: u64) -> Result<(), DiskError> {
+        Err(self.never())
+    }
+
+    fn sync_data(&self) -> Result<(), DiskError> {
+        Err(self.never())
+    }
+
+    fn length(&self) -> Result<u64, DiskError> {
+        Ok(self.bytes)
+    }
+
+    fn drop_cache(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! Sets up a data directory from a backup: verified before and after, with an epoch of its own, and
+//! never over anything.
+//!
+//! It does not know how a backup was made.
+
+use std::path::{Path, PathBuf};
+
+use super::backup::{self, EPOCH_JUMP, Marker, MarkerError, MarkerFile, checksum_of};
+use super::manifest::{LoadError, Manifest};
+use super::verify::{Finding, InUse, verify};
+use crate::disk::{Disk, DiskError, DiskErrorKind};
+use crate::ids::{Epoch, Sequence};
+
+/// What was restored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Restored {
+    /// The backup.
+    pub from: PathBuf,
+    /// The last sequence in it.
+    pub sequence: Sequence,
+    /// Bytes of history.
+    pub bytes: u64,
+}
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// No backup is there.
+    #[error("{} is no whole backup and holds none", path.display())]
+    NoBackup {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// Something is there already.
+    #[error("{} is not empty; restore into a directory that is not there or empty", path.display())]
+    NotEmpty {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The marker is damaged.
+    #[error(transparent)]
+    Marker(#[from] MarkerError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The manifest cannot be read.
+    #[error(transparent)]
+    Manifest(#[from] LoadError),
+    /// A file is not what the marker says.
+    #[error("{} is not the file that was backed up", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The backup, or what was restored, does not verify.
+    #[error("{} does not verify", path.display())]
+    Damaged {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        findings: Vec<Finding>,
+    },
+    /// The machine gave no random bytes for the epoch.
+    #[error("no random bytes for an epoch: {0}")]
+    Random(getrandom::Error),
+    /// Epochs are counted in 32 bits.
+    #[error("the store was restored too often: epoch {epoch}")]
+    Epochs {
+        /// That of the backup.
+        epoch: Epoch,
+    },
+}
+
+/// Restores the backup `from`, or the newest in it, to `data`. `progress` hears what is done and
+/// how much there is.
+///
+/// # Errors
+/// See [`RestoreError`]. What was copied until then stays: it is no data directory, and is not
+/// taken for one.
+pub fn restore(
+    disk: &dyn Disk,
+    from: &Path,
+    data: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Restored, RestoreError> {
+    refuse_unless_empty(disk, data)?;
+    let (from, marker) = find(disk, from)?;
+    // It is read to be verified, then to be copied, and the copy is read.
+    let total = 3 * marker.files.iter().map(|file| file.bytes).sum::<u64>();
+    let mut done = 0;
+    check(disk, &from, &mut |part, _| progress(part, total))?;
+    let manifest = Manifest::load(disk, &from)?;
+    let manifest = manifest.ok_or_else(|| RestoreError::NoBackup { path: from.clone() })?;
+    let epoch = later_epoch(manifest.epoch)?;
+    let directory = data.join("history");
+    disk.create_dir_all(&directory)?;
+    let _lock = disk.lock_exclusive(&data.join("LOCK"))?;
+    // Segments first: as long as there are some and no manifest, no server starts here.
+    let is_log = |file: &&MarkerFile| file.name.ends_with(".log");
+    let (log, sealed): (Vec<_>, Vec<_>) = marker.files.iter().partition(is_log);
+    for some in [log, sealed] {
+        for file in some {
+            copy(disk, &from.join("history"), &directory, file)?;
+            done += file.bytes;
+            progress(total / 3 + done, total);
+        }
+        disk.sync_dir(&directory)?;
+    }
+    Manifest { epoch, ..manifest }.save(disk, data)?;
+    check(disk, data, &mut |part, _| progress(total / 3 * 2 + part, total))?;
+    progress(total, total);
+    Ok(Restored { from, sequence: marker.sequence, bytes: done })
+}
+
+fn refuse_unless_empty(disk: &dyn Disk, data: &Path) -> Result<(), RestoreError> {
+    match disk.list(data) {
+        Ok(entries) if entries.is_empty() => Ok(()),
+        Ok(_) => Err(RestoreError::NotEmpty { path: data.to_owned() }),
+        Err(error) if error.kind() == DiskErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The backup at `from`, or the newest in that directory.
+fn find(disk: &dyn Disk, from: &Path) -> Result<(PathBuf, Marker), RestoreError> {
+    match Marker::load(disk, from) {
+        Ok(marker) => return Ok((from.to_owned(), marker)),
+        Err(MarkerError::Disk(error)) if error.kind() == DiskErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let none = || RestoreError::NoBackup { path: from.to_owned() };
+    let backups = match backup::earlier(disk, from) {
+        Err(error) if error.kind() == DiskErrorKind::NotFound => return Err(none()),
+        backups => backups?,
+    };
+    backups.into_iter().next().ok_or_else(none)
+}
+
+fn check(
+    disk: &dyn Disk,
+    path: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<(), RestoreError> {
+    let findings = verify(disk, path, InUse::No, progress).findings;
+    let findings: Vec<Finding> = findings.into_iter().filter(|f| f.kind.is_fatal()).collect();
+    match findings.is_empty() {
+        true => Ok(()),
+        false => Err(RestoreError::Damaged { path: path.to_owned(), findings }),
+    }
+}
+
+/// Further than the store it was taken from gets by starts, and most likely another than that of
+/// any other restore: sequence and epoch together are never used twice.
+fn later_epoch(epoch: Epoch) -> Result<Epoch, RestoreError> {
+    let mut random = [0; 2];
+    getrandom::fill(&mut random).map_err(RestoreError::Random)?;
+    let further = EPOCH_JUMP + u32::from(u16::from_le_bytes(random));
+    epoch.0.checked_add(further).map(Epoch).ok_or(RestoreError::Epochs { epoch })
+}
+
+fn copy(disk: &dyn Disk, from: &Path, to: &Path, file: &MarkerFile) -> Result<(), RestoreError> {
+    let path = from.join(&file.name);
+    let source = disk.open_read(&path)?;
+    let copy = disk.create(&to.join(&file.name))?;
+    let mut buffer = vec![0; backup::PART_BYTES];
+    let mut at = 0;
+    while at < file.bytes {
+        let part = &mut buffer[..(file.bytes - at).min(backup::PART_BYTES as u64) as usize];
+        let read = source.read_at(part, at)?;
+        if read == 0 {
+            return Err(RestoreError::Changed { path });
+        }
+        copy.write_at(&part[..read], at)?;
+        at += read as u64;
+    }
+    copy.sync_data()?;
+    if checksum_of(copy.as_ref(), file.bytes)? != file.crc || source.length()? != file.bytes {
+        return Err(RestoreError::Changed { path });
+    }
+    Ok(())
+}
