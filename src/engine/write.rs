@@ -12,17 +12,14 @@ use std::time::Duration;
 use crossbeam::channel::RecvTimeoutError;
 
 use crate::engine::apply::{Applied, Applier, ApplyError};
-use crate::engine::backup;
-use crate::engine::control;
-use crate::engine::define;
 use crate::engine::erase::{self, Erasures};
 use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source, mismatch};
 use crate::engine::load::LoadPart;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
-use crate::engine::seal;
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, Durability};
+use crate::engine::{backup, control, define, seal};
 use crate::history::manifest::ControlSnapshot;
 use crate::history::record::{EncodedRequest, Record, Row, Source, SourceKind};
 use crate::history::writer::{WriteError, Writer as HistoryWriter};

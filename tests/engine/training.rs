@@ -102,10 +102,14 @@ impl Store {
     /// Users 1 to 5 got an age and a score at T + their number in seconds; the route from a to b
     /// has cars at T.
     async fn new() -> Self {
+        Self::of(DEFINITIONS).await
+    }
+
+    async fn of(definitions: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let clock = ManualClock::new(ArrivalTime::from_micros(T + 3_600_000_000));
         let engine = open_at(directory.path(), &clock, Durability::Os);
-        define(&engine, DEFINITIONS).await.expect("the definitions are right");
+        define(&engine, definitions).await.expect("the definitions are right");
         let registry = engine.registry();
         let view = |name: &str| registry.view_named(PROJECT, name).expect("defined").clone();
         let (profile, traffic) = (view("profile"), view("traffic"));
@@ -350,4 +354,28 @@ async fn what_is_wrong_with_labels_names_the_column_and_the_first_row() {
         ("event_timestamp", time()),
     ]);
     refused(&twice, &labels, &["two feature columns would be called \"age\""]);
+}
+
+#[tokio::test]
+async fn labels_below_a_retention_floor_are_refused_with_their_row() {
+    let of_profile = "[view.profile]\n    retention = \"30m\"";
+    let store = Store::of(&DEFINITIONS.replace("[view.profile]", of_profile)).await;
+    let labels = |times: [i64; 2]| {
+        let times = micros(times.map(|seconds| T + seconds * 1_000_000));
+        batch(vec![("user_id", users(&[1, 2])), ("event_timestamp", times)])
+    };
+    // Maintenance puts the floor in force, 30 minutes before an hour after T.
+    let waited = larder::time::Stopwatch::start();
+    let refused = loop {
+        match train(&store.engine, &store.ages(), &labels([1800, 1799])) {
+            Err(refused) => break refused,
+            Ok(_) => assert!(waited.elapsed().as_secs() < 60, "no floor came"),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    assert_eq!(refused.code, Code::BelowRetentionFloor);
+    assert!(refused.detail.starts_with("row 1 "), "{}", refused.detail);
+    // Above it nothing has changed: below a floor the newest values stay.
+    let made = train(&store.engine, &store.ages(), &labels([1800, 3600])).expect("kept");
+    assert_eq!(ages(&made), [Some(21), Some(22)]);
 }

@@ -3,10 +3,10 @@
 //! It does not know how steps are made up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use larder::engine::error::Problem;
 use larder::engine::lookup::Batch;
@@ -300,7 +300,7 @@ impl Run {
             Restart::Close => self.close(),
             Restart::Crash => {
                 let copy = tempfile::tempdir().expect("a directory");
-                copy_directory(self.directory.path(), copy.path());
+                copy_running(self.directory.path(), copy.path());
                 self.close();
                 self.directory = copy;
             }
@@ -472,14 +472,28 @@ fn entries(directory: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.expect("it can be listed").path()).collect()
 }
 
-fn copy_directory(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("it can be made");
+/// Copies the directory of a store that runs, as a crash at one moment would leave it: from the
+/// beginning again while files of history come and go.
+fn copy_running(from: &Path, to: &Path) {
+    let manifest = || fs::read(from.join("MANIFEST")).expect("it is replaced as a whole");
+    loop {
+        let before = manifest();
+        if copy_directory(from, to).is_ok() && manifest() == before {
+            return;
+        }
+        fs::remove_dir_all(to).expect("it can be removed");
+    }
+}
+
+fn copy_directory(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
     for path in entries(from) {
         let target = to.join(path.file_name().expect("entries have names"));
         if path.is_dir() {
-            copy_directory(&path, &target);
+            copy_directory(&path, &target)?;
         } else {
-            fs::copy(&path, &target).expect("it can be copied");
+            fs::copy(&path, &target)?;
         }
     }
+    Ok(())
 }
