@@ -13,6 +13,7 @@ mod sealing;
 mod sweep;
 
 mod bounds;
+mod proof;
 
 mod verify;
 
