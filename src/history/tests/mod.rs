@@ -13,11 +13,14 @@ mod sealing;
 mod sweep;
 
 mod bounds;
+
 mod proof;
 
 mod verify;
 
 mod backup;
+
+mod flips;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::history::as_of::RowAt;
 use crate::history::sealed::Scan;
 
 /// Seeds of a usual run, and how many different states it must check.
-const SEEDS: u64 = 48;
+const SEEDS: u64 = 32;
 const STATES: usize = 20_000;
 
 /// What must be found after a crash.
@@ -118,7 +118,7 @@ impl Expected {
 }
 
 /// Compares every row in sealed files and log, twice where it is in both, with what was written.
-fn compare(history: &History, rows: &[Kept]) -> Result<(), String> {
+pub(super) fn compare(history: &History, rows: &[Kept]) -> Result<(), String> {
     let mut found = vec![false; rows.len()];
     let mut see = |place: &str, row: Kept| {
         let at = row.0 as usize - 1;
@@ -198,7 +198,27 @@ struct Run {
     random: Random,
     /// States that were checked, so that none counts twice.
     seen: HashSet<(u64, u64)>,
+    tally: Tally,
+}
+
+/// What runs did.
+#[derive(Clone, Copy, Default, Debug)]
+struct Tally {
     states: usize,
+    sealed: usize,
+    merged: usize,
+    struck: usize,
+}
+
+impl Tally {
+    fn plus(self, more: Self) -> Self {
+        Self {
+            states: self.states + more.states,
+            sealed: self.sealed + more.sealed,
+            merged: self.merged + more.merged,
+            struck: self.struck + more.struck,
+        }
+    }
 }
 
 impl Run {
@@ -240,7 +260,7 @@ impl Run {
         if !self.seen.insert((disk.fingerprint(), expected.durable)) {
             return Ok(());
         }
-        self.states += 1;
+        self.tally.states += 1;
         let said = |why: String| format!("{how}: {why}");
         match self.random.below(12) {
             0 => expected.check_thoroughly(disk, &mut self.random).map(|_| ()).map_err(said),
@@ -259,7 +279,7 @@ impl Run {
                 if !self.seen.insert((after.fingerprint(), last)) {
                     continue;
                 }
-                self.states += 1;
+                self.tally.states += 1;
                 let found = expected.check(&after, &mut self.random);
                 let found = found.map_err(|why| format!("while recovering: {why}"))?;
                 if found != last {
@@ -280,9 +300,20 @@ impl Run {
                 let bytes = covers.0.to_le_bytes().as_slice().into();
                 drop(opened.writer.save_control(ControlSnapshot { covers, bytes }));
             }
-            4..7 => drop(seal_one(opened)),
-            7 => while seal_one(opened) || merge_one(opened) {},
-            8 => strike(opened),
+            4..7 => self.tally.sealed += usize::from(seal_one(opened)),
+            7 => loop {
+                let (sealed, merged) = (seal_one(opened), merge_one(opened));
+                self.tally.sealed += usize::from(sealed);
+                self.tally.merged += usize::from(merged);
+                if !sealed && !merged {
+                    break;
+                }
+            },
+            8 => {
+                let before = opened.reader.log_segments();
+                strike(opened);
+                self.tally.struck += before - opened.reader.log_segments();
+            }
             _ => drop(expected.append(&mut opened.writer, random)),
         }
         if random.below(4) > 0 {
@@ -334,11 +365,12 @@ impl Run {
     }
 }
 
-/// Runs a seed on a disk that may `ignore` syncs of a kind. Returns how many states it checked.
-fn run(seed: u64, ignore: Option<Operation>) -> Result<usize, String> {
-    let mut run = Run { random: Random::seeded(seed), seen: HashSet::new(), states: 0 };
+/// Runs a seed on a disk that may `ignore` syncs of a kind. Returns what it did.
+fn run(seed: u64, ignore: Option<Operation>) -> Result<Tally, String> {
+    let mut run =
+        Run { random: Random::seeded(seed), seen: HashSet::new(), tally: Tally::default() };
     let mut disk = FakeDisk::new();
-    let segment_bytes = 1024 << run.random.below(3);
+    let segment_bytes = 640 << run.random.below(3);
     let mut expected = Expected { segment_bytes, ..Expected::default() };
     for life in 0..3 {
         ignore.into_iter().for_each(|sync| disk.ignore(sync));
@@ -350,29 +382,29 @@ fn run(seed: u64, ignore: Option<Operation>) -> Result<usize, String> {
             _ => disk.crash_seeded(run.random.below(u64::MAX)),
         };
     }
-    Ok(run.states)
+    Ok(run.tally)
 }
 
-/// Runs seeds on two threads; returns the states checked and what went wrong first.
-fn run_all(seeds: std::ops::Range<u64>) -> (usize, Option<String>) {
+/// Runs seeds on two threads; returns what they did and what went wrong first.
+fn run_all(seeds: std::ops::Range<u64>) -> (Tally, Option<String>) {
     let half = |odd: u64| {
         let seeds = seeds.clone();
         move || {
-            let mut states = 0;
+            let mut tally = Tally::default();
             for seed in seeds.filter(|seed| seed % 2 == odd) {
                 match run(seed, None) {
-                    Ok(checked) => states += checked,
-                    Err(why) => return (states, Some(why)),
+                    Ok(more) => tally = tally.plus(more),
+                    Err(why) => return (tally, Some(why)),
                 }
             }
-            (states, None)
+            (tally, None)
         }
     };
     std::thread::scope(|scope| {
         let other = scope.spawn(half(1));
-        let (states, wrong) = half(0)();
+        let (tally, wrong) = half(0)();
         let (more, also) = other.join().expect("a failing seed is returned");
-        (states + more, wrong.or(also))
+        (tally.plus(more), wrong.or(also))
     })
 }
 
@@ -384,10 +416,11 @@ fn every_crash_state_recovers_to_what_was_acknowledged() {
         (None, seeds) => 0..seeds.unwrap_or(SEEDS),
     };
     let usual = seeds == (0..SEEDS);
-    let (states, wrong) = run_all(seeds.clone());
+    let (tally, wrong) = run_all(seeds.clone());
     assert_eq!(wrong, None, "repeat with LARDER_PROOF_SEED");
-    println!("{states} crash states of seeds {seeds:?}");
-    assert!(!usual || states >= STATES, "{states} states, {STATES} wanted");
+    println!("seeds {seeds:?}: {tally:?}");
+    let enough = tally.states >= STATES && tally.sealed.min(tally.merged).min(tally.struck) > 20;
+    assert!(!usual || enough, "{tally:?}, {STATES} states wanted");
 }
 
 #[test]
