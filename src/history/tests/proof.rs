@@ -226,6 +226,9 @@ impl Run {
     fn check_moment(&mut self, moment: &FakeDisk, expected: &Expected) -> Result<(), String> {
         self.check_state(&moment.crash_by(|_| Fate::Kept), expected, "all kept")?;
         self.check_state(&moment.crash(), expected, "all lost")?;
+        if self.random.below(4) == 0 {
+            self.check_kill(moment, expected).map_err(|why| format!("killed: {why}"))?;
+        }
         let doubts = moment.doubts();
         for _ in 0..3.min(doubts.len()) {
             let one = doubts[self.random.below(doubts.len() as u64) as usize];
@@ -267,6 +270,30 @@ impl Run {
             1 => self.check_recovery(disk, expected).map_err(said),
             _ => expected.check(disk, &mut self.random).map(|_| ()).map_err(said),
         }
+    }
+
+    /// The process dies and starts again, nothing being synced in between; then the power goes.
+    fn check_kill(&mut self, moment: &FakeDisk, expected: &Expected) -> Result<(), String> {
+        let disk = moment.take_moments().remove(0);
+        disk.watch();
+        let opened = expected.open(&disk).map_err(|error| format!("not opened: {error}"))?;
+        let mut after = expected.clone();
+        after.recovered(opened.last_sequence.0);
+        after.epoch = opened.epoch.0;
+        drop(opened);
+        let mut moments = disk.take_moments();
+        let recovered = moments.pop().into_iter().map(|moment| (moment, &after));
+        let during = moments.into_iter().map(|moment| (moment, expected));
+        for (moment, expected) in during.chain(recovered).collect::<Vec<_>>() {
+            let mixed = moment.crash_seeded(self.random.below(u64::MAX));
+            for state in [moment.crash(), mixed] {
+                if self.seen.insert((state.fingerprint(), expected.durable)) {
+                    self.tally.states += 1;
+                    expected.check(&state, &mut self.random)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Cuts the power again, before and after each change that recovery makes.
