@@ -110,7 +110,8 @@ impl Expected {
         // What a failed frame left behind is not in the way of the next.
         self.rows.truncate(first as usize - 1);
         self.ends.retain(|end| *end < first);
-        let arrival = (first / 3) as i64;
+        // Arrival never decreases, even if the rows that came last are lost.
+        let arrival = ((first / 3) as i64).max(writer.last_arrival.micros());
         self.rows.extend((first..).zip(&group).map(|(at, row)| (at, row.0, row.1, arrival)));
         self.ends.insert(first + count - 1);
         append(writer, &request(&group), arrival).map(|_| ())
