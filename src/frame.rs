@@ -292,6 +292,7 @@ mod tests {
             durable: Sequence(1),
         };
         assert_eq!(header.last(), Sequence(u64::MAX - 1));
+        assert_eq!(header.first.plus(5), Sequence(u64::MAX));
     }
 
     #[test]

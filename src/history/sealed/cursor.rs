@@ -189,7 +189,8 @@ impl Standing {
         let steps = missing.iter().filter_map(|slot| match self.block.has(self.row, *slot) {
             // It was not to be seen here; the row before may have it too.
             Has::Itself => Some(1),
-            Has::Before(distance) => Some(distance),
+            // A distance of nothing, which only a bug writes, would never end.
+            Has::Before(distance) => Some(distance.max(1)),
             Has::Never => None,
         });
         steps.min()
