@@ -47,7 +47,7 @@ pub struct FrameHeader {
 impl FrameHeader {
     /// The sequence of its last record; of a mark, that of the last record before it.
     pub fn last(&self) -> Sequence {
-        Sequence((self.first.0 + u64::from(self.count)).saturating_sub(1))
+        Sequence(self.first.0.saturating_add(u64::from(self.count)).saturating_sub(1))
     }
 }
 
@@ -278,6 +278,21 @@ mod tests {
         assert_eq!(frame.header.epoch, Epoch(7));
         assert_eq!(frame.header.durable, Sequence(40));
         assert_eq!(frame.header.arrival.micros(), 1_769_860_800_000_000);
+    }
+
+    #[test]
+    fn a_frame_at_the_end_of_all_numbers_has_a_last_sequence() {
+        let header = FrameHeader {
+            kind: FrameKind::Writes,
+            store: StoreId([7; 16]),
+            epoch: Epoch(1),
+            first: Sequence(u64::MAX),
+            count: 5,
+            arrival: ArrivalTime::from_micros(1),
+            durable: Sequence(1),
+        };
+        assert_eq!(header.last(), Sequence(u64::MAX - 1));
+        assert_eq!(header.first.plus(5), Sequence(u64::MAX));
     }
 
     #[test]

@@ -60,7 +60,8 @@ impl Sequence {
     /// The sequence `count` records further.
     #[must_use]
     pub fn plus(self, count: u64) -> Self {
-        Self(self.0 + count)
+        // No history comes near the end; a frame that says so must not end the process.
+        Self(self.0.saturating_add(count))
     }
 
     /// The one that follows.

@@ -3,7 +3,8 @@
 //!
 //! It does not know what any file is for; it models sectors of 512 bytes and names.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -35,9 +36,34 @@ pub struct Fault {
     pub error: DiskErrorKind,
 }
 
+/// Something a power cut decides about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Doubt {
+    /// A name created, renamed or removed since its directory was synced: the how many-th.
+    Name(usize),
+    /// The length of a file.
+    Length(u64),
+    /// A sector of a file, written since the file was synced.
+    Sector(u64, usize),
+}
+
+/// What became of it. In a sector only the bytes that the writes changed are ever at stake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    /// As it was at the last sync.
+    Lost,
+    /// As it was written.
+    Kept,
+    /// Of a sector, one part is new, the other old; the number decides where and which.
+    Torn(u64),
+    /// Of a sector, what was changed is zeros.
+    Zeroed,
+}
+
 #[derive(Default)]
 struct State {
-    files: BTreeMap<u64, Node>,
+    /// Copied on writing, so that a moment of the whole disk costs little.
+    files: BTreeMap<u64, Arc<Node>>,
     next_file: u64,
     names: BTreeMap<PathBuf, u64>,
     durable_names: BTreeMap<PathBuf, u64>,
@@ -46,10 +72,14 @@ struct State {
     locked: BTreeSet<PathBuf>,
     faults: Vec<Fault>,
     free: Option<u64>,
-    counts: BTreeMap<String, u64>,
+    counts: HashMap<Operation, u64>,
+    /// What the disk was before each change, if it is watched.
+    moments: Option<Vec<FakeDisk>>,
+    /// Syncs that say they succeeded and do nothing.
+    ignored: Vec<Operation>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Node {
     data: Vec<u8>,
     durable_length: usize,
@@ -100,7 +130,7 @@ impl FakeDisk {
     /// The disk after a power cut in which nothing unsynced survived. This one stays as it is.
     #[must_use]
     pub fn crash(&self) -> Self {
-        self.crash_with(|| false)
+        self.crash_by(|_| Fate::Lost)
     }
 
     /// The disk after a power cut in which each unsynced sector and each unsynced name survived
@@ -108,20 +138,24 @@ impl FakeDisk {
     #[must_use]
     pub fn crash_seeded(&self, seed: u64) -> Self {
         let mut random = Random(seed);
-        self.crash_with(move || random.next() & 1 == 1)
+        self.crash_by(move |_| if random.next() & 1 == 1 { Fate::Kept } else { Fate::Lost })
     }
 
-    fn crash_with(&self, mut keep: impl FnMut() -> bool) -> Self {
+    /// The disk after a power cut in which `fate` decides about everything that was not synced.
+    #[must_use]
+    pub fn crash_by(&self, mut fate: impl FnMut(Doubt) -> Fate) -> Self {
         let state = self.lock();
         let mut names = state.durable_names.clone();
-        for change in &state.pending {
-            if keep() {
+        for (index, change) in state.pending.iter().enumerate() {
+            if fate(Doubt::Name(index)) != Fate::Lost {
                 change.clone().apply(&mut names);
             }
         }
         let files = names.values().filter_map(|&number| {
             let node = state.files.get(&number)?;
-            Some((number, node.crashed(&mut keep)))
+            let settled = node.is_settled();
+            let after = if settled { node.clone() } else { node.crashed(number, &mut fate).into() };
+            Some((number, after))
         });
         let after = State {
             files: files.collect(),
@@ -132,6 +166,50 @@ impl FakeDisk {
             ..State::default()
         };
         Self { state: Arc::new(Mutex::new(after)) }
+    }
+
+    /// Everything a power cut would decide about now, if every name survived.
+    pub fn doubts(&self) -> Vec<Doubt> {
+        let state = self.lock();
+        let mut doubts: Vec<Doubt> = (0..state.pending.len()).map(Doubt::Name).collect();
+        for number in state.names.values() {
+            let Some(node) = state.files.get(number) else { continue };
+            if node.durable_length != node.data.len() {
+                doubts.push(Doubt::Length(*number));
+            }
+            doubts.extend(node.unsynced.keys().map(|sector| Doubt::Sector(*number, *sector)));
+        }
+        doubts
+    }
+
+    /// From now on keeps what the disk is before each operation that changes something.
+    pub fn watch(&self) {
+        self.lock().moments = Some(Vec::new());
+    }
+
+    /// What the disk was before each change since the last call, and what it is now.
+    pub fn take_moments(&self) -> Vec<Self> {
+        let mut state = self.lock();
+        let now = state.image();
+        let mut moments = state.moments.as_mut().map(std::mem::take).unwrap_or_default();
+        moments.push(now);
+        moments
+    }
+
+    /// Makes syncs of one kind do nothing and say that they succeeded, to see who notices.
+    pub fn ignore(&self, sync: Operation) {
+        self.lock().ignored.push(sync);
+    }
+
+    /// A hash of all names and contents.
+    pub fn fingerprint(&self) -> u64 {
+        let state = self.lock();
+        let mut hasher = DefaultHasher::new();
+        for (name, number) in &state.names {
+            name.hash(&mut hasher);
+            state.files.get(number).map(|node| &node.data).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Makes an operation fail.
@@ -151,7 +229,7 @@ impl FakeDisk {
 
     /// How often an operation was asked for.
     pub fn count(&self, operation: Operation) -> u64 {
-        self.lock().counts.get(&operation.to_string()).copied().unwrap_or(0)
+        self.lock().counts.get(&operation).copied().unwrap_or(0)
     }
 
     /// How many operations of any kind were asked for.
@@ -167,6 +245,7 @@ impl FakeDisk {
         let mut state = self.lock();
         let number = *state.names.get(path).expect("the test named a file that exists");
         let node = state.files.get_mut(&number).expect("every name has a file");
+        let node = Arc::make_mut(node);
         change(&mut node.data);
         node.sync();
     }
@@ -183,7 +262,11 @@ impl FakeDisk {
 
 impl State {
     fn begin(&mut self, operation: Operation, path: &Path) -> Result<(), DiskError> {
-        *self.counts.entry(operation.to_string()).or_default() += 1;
+        *self.counts.entry(operation).or_default() += 1;
+        if changes(operation) && self.moments.is_some() {
+            let now = self.image();
+            self.moments.get_or_insert_default().push(now);
+        }
         let mut failure = None;
         self.faults.retain_mut(|fault| {
             if fault.operation.is_some_and(|wanted| wanted != operation) {
@@ -203,6 +286,20 @@ impl State {
         }
     }
 
+    /// The disk as it is, for itself: without locks, faults and watching.
+    fn image(&self) -> FakeDisk {
+        let image = Self {
+            files: self.files.clone(),
+            next_file: self.next_file,
+            names: self.names.clone(),
+            durable_names: self.durable_names.clone(),
+            pending: self.pending.clone(),
+            directories: self.directories.clone(),
+            ..Self::default()
+        };
+        FakeDisk { state: Arc::new(Mutex::new(image)) }
+    }
+
     fn find(&self, operation: Operation, path: &Path) -> Result<u64, DiskError> {
         let missing = || DiskError::new(operation, path, Errno::NOENT);
         self.names.get(path).copied().ok_or_else(missing)
@@ -214,7 +311,24 @@ impl State {
     }
 }
 
+/// Whether an operation can change what a power cut leaves.
+fn changes(operation: Operation) -> bool {
+    !matches!(
+        operation,
+        Operation::Open
+            | Operation::Read
+            | Operation::Length
+            | Operation::List
+            | Operation::Lock
+            | Operation::Free
+    )
+}
+
 impl Node {
+    fn is_settled(&self) -> bool {
+        self.unsynced.is_empty() && self.lost.is_empty() && self.durable_length == self.data.len()
+    }
+
     /// Remembers what the disk holds of the sectors that `from..to` is about to change.
     fn dirty(&mut self, from: usize, to: usize) {
         for sector in from / SECTOR..to.div_ceil(SECTOR) {
@@ -249,15 +363,38 @@ impl Node {
         }
     }
 
-    fn crashed(&self, keep: &mut impl FnMut() -> bool) -> Self {
+    fn crashed(&self, number: u64, fate: &mut impl FnMut(Doubt) -> Fate) -> Self {
         let mut data = self.data.clone();
-        let length = if keep() { data.len() } else { self.durable_length };
-        data.resize(length, 0);
+        if self.durable_length != data.len() && fate(Doubt::Length(number)) == Fate::Lost {
+            data.resize(self.durable_length, 0);
+        }
         Self::put_back(&mut data, &self.lost);
-        let dropped = self.unsynced.iter().filter(|_| !keep());
-        let dropped = dropped.map(|(&sector, bytes)| (sector, bytes.clone())).collect();
-        Self::put_back(&mut data, &dropped);
+        for (&sector, before) in &self.unsynced {
+            let start = (sector * SECTOR).min(data.len());
+            let end = ((sector + 1) * SECTOR).min(data.len());
+            let written = &mut data[start..end];
+            fate(Doubt::Sector(number, sector)).befalls(written, &before[..end - start]);
+        }
         Self { durable_length: data.len(), data, ..Self::default() }
+    }
+}
+
+impl Fate {
+    /// Makes of a sector as written what is left of it; `before` is what it was.
+    fn befalls(self, written: &mut [u8], before: &[u8]) {
+        let differs = |at: &usize| written[*at] != before[*at];
+        let Some(first) = (0..written.len()).find(differs) else { return };
+        let end = (0..written.len()).rfind(differs).map_or(first, |last| last + 1);
+        match self {
+            Self::Kept => {}
+            Self::Lost => written.copy_from_slice(before),
+            Self::Zeroed => written[first..end].fill(0),
+            Self::Torn(number) => {
+                let at = first + (number >> 1) as usize % (end - first);
+                let old = if number & 1 == 0 { first..at } else { at..end };
+                written[old.clone()].copy_from_slice(&before[old]);
+            }
+        }
     }
 }
 
@@ -273,7 +410,7 @@ impl Disk for FakeDisk {
         }
         let number = state.next_file;
         state.next_file += 1;
-        state.files.insert(number, Node::default());
+        state.files.insert(number, Arc::default());
         state.change_name(NameChange::Create(path.to_owned(), number));
         Ok(self.file(number, path))
     }
@@ -358,6 +495,9 @@ impl Disk for FakeDisk {
     fn sync_dir(&self, path: &Path) -> Result<(), DiskError> {
         let mut state = self.lock();
         state.begin(Operation::SyncDir, path)?;
+        if state.ignored.contains(&Operation::SyncDir) {
+            return Ok(());
+        }
         let pending = std::mem::take(&mut state.pending);
         for change in pending {
             if change.touches(path) {
@@ -409,7 +549,7 @@ impl FakeFile {
     fn with<T>(
         &self,
         operation: Operation,
-        act: impl FnOnce(&mut Node, bool) -> T,
+        act: impl FnOnce(&mut Arc<Node>, bool) -> T,
     ) -> Result<T, DiskError> {
         let mut state = self.disk.lock();
         let begun = state.begin(operation, &self.path);
@@ -445,6 +585,7 @@ impl DiskFile for FakeFile {
             let bytes = if healthy { bytes } else { &bytes[..bytes.len() / 2] };
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
             let end = start.saturating_add(bytes.len());
+            let node = Arc::make_mut(node);
             node.dirty(start, end);
             if node.data.len() < end {
                 node.resize(end);
@@ -457,7 +598,7 @@ impl DiskFile for FakeFile {
         self.with(Operation::Preallocate, |node, healthy| {
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             if healthy && node.data.len() < length {
-                node.resize(length);
+                Arc::make_mut(node).resize(length);
             }
         })
     }
@@ -465,13 +606,18 @@ impl DiskFile for FakeFile {
     fn truncate(&self, length: u64) -> Result<(), DiskError> {
         self.with(Operation::Truncate, |node, healthy| {
             if healthy {
-                node.resize(usize::try_from(length).unwrap_or(usize::MAX));
+                Arc::make_mut(node).resize(usize::try_from(length).unwrap_or(usize::MAX));
             }
         })
     }
 
     fn sync_data(&self) -> Result<(), DiskError> {
+        let ignored = self.disk.lock().ignored.contains(&Operation::SyncData);
         self.with(Operation::SyncData, |node, healthy| {
+            let node = Arc::make_mut(node);
+            if ignored {
+                return;
+            }
             if healthy {
                 node.sync();
             } else {
@@ -487,6 +633,7 @@ impl DiskFile for FakeFile {
 
     fn drop_cache(&self) -> Result<(), DiskError> {
         self.with(Operation::DropCache, |node, _| {
+            let node = Arc::make_mut(node);
             let lost = std::mem::take(&mut node.lost);
             Node::put_back(&mut node.data, &lost);
         })
@@ -535,6 +682,59 @@ mod tests {
             seen.insert(after);
         }
         assert!(seen.len() > 4, "only {} outcomes", seen.len());
+    }
+
+    #[test]
+    fn a_power_cut_does_to_each_sector_what_it_is_told() {
+        let (disk, file, path) = disk_with("f");
+        disk.sync_dir(Path::new("/d")).unwrap();
+        file.write_at(&[1; 1024], 0).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(&[2; 100], 462).unwrap();
+        disk.watch();
+        file.write_at(&[3; 1], 2000).unwrap();
+        let number = match disk.doubts()[..] {
+            [Doubt::Length(number), Doubt::Sector(_, 0), Doubt::Sector(_, 1), ..] => number,
+            ref other => panic!("{other:?}"),
+        };
+        let moments = disk.take_moments();
+        assert_eq!(moments.len(), 2, "before the write and now");
+        assert_eq!(moments[0].doubts(), [Doubt::Sector(number, 0), Doubt::Sector(number, 1)]);
+        let after = |first: Fate, rest: Fate| {
+            let fate = |doubt| if doubt == Doubt::Sector(number, 0) { first } else { rest };
+            read_whole(&moments[0].crash_by(fate), &path).unwrap()
+        };
+        let expected = |changed: &[u8], rest: u8| {
+            [vec![1; 462], changed.to_vec(), vec![rest; 50], vec![1; 462]].concat()
+        };
+        assert_eq!(after(Fate::Lost, Fate::Kept), expected(&[1; 50], 2));
+        assert_eq!(after(Fate::Kept, Fate::Lost), expected(&[2; 50], 1));
+        assert_eq!(after(Fate::Zeroed, Fate::Zeroed), expected(&[0; 50], 0));
+        let torn = [vec![2; 10], vec![1; 40]].concat();
+        assert_eq!(after(Fate::Torn(10 << 1 | 1), Fate::Kept), expected(&torn, 2));
+        let torn = [vec![1; 10], vec![2; 40]].concat();
+        assert_eq!(after(Fate::Torn(10 << 1), Fate::Kept), expected(&torn, 2));
+        let longer = disk.crash_by(|doubt| match doubt {
+            Doubt::Length(_) => Fate::Kept,
+            _ => Fate::Lost,
+        });
+        let longer = read_whole(&longer, &path).unwrap();
+        assert_eq!((longer.len(), longer[2000]), (2001, 0), "longer by zeros");
+        assert_ne!(disk.fingerprint(), disk.crash().fingerprint());
+    }
+
+    #[test]
+    fn an_ignored_sync_does_nothing() {
+        let (disk, file, path) = disk_with("f");
+        disk.ignore(Operation::SyncData);
+        file.write_at(b"data", 0).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        assert_eq!(read_whole(&disk.crash(), &path).unwrap(), b"");
+        disk.ignore(Operation::SyncDir);
+        disk.remove(&path).unwrap();
+        disk.sync_dir(Path::new("/d")).unwrap();
+        assert!(disk.crash().open_read(&path).is_ok());
     }
 
     #[test]

@@ -75,7 +75,14 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened
         _ => OpenError::Disk(error),
     })?;
     let mut manifest = match load_manifest(disk.as_ref(), root)? {
-        Some(manifest) => manifest,
+        Some(manifest) => {
+            if manifest.segments.is_empty() {
+                // The last start may have ended before the name of the first manifest was durable:
+                // a segment must not outlive it.
+                manifest.save(disk.as_ref(), root)?;
+            }
+            manifest
+        }
         None => create_store(disk.as_ref(), root, &directory)?,
     };
     check_chain(&manifest, root)?;

@@ -4,6 +4,7 @@
 //! They do not look inside files, but for bytes that must not be there.
 
 use super::*;
+use crate::disk::Disk;
 use crate::engine::as_of::AsOfAnswers;
 use crate::time::Stopwatch;
 

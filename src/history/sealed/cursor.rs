@@ -158,8 +158,10 @@ impl Standing {
         if self.rows.start > 0 {
             return Ok(false);
         }
-        let number = self.block.first_row() + self.row as u64;
-        let Some(number) = number.checked_sub(step) else { return Ok(false) };
+        let number = self.block.first_row().checked_add(self.row as u64);
+        let Some(number) = number.and_then(|number| number.checked_sub(step)) else {
+            return Ok(false);
+        };
         let root = &shelf.file().section(self.section).root;
         let Some(place) = root.of_row(number).map(|index| root.place(index)) else {
             return Ok(false);
@@ -169,12 +171,12 @@ impl Standing {
         let place = fences.place(index);
         let block = shelf.rows(place)?;
         let Some(rows) = block.rows_of(key) else { return Ok(false) };
-        let row = usize::try_from(number - block.first_row()).unwrap_or(usize::MAX);
-        if !rows.contains(&row) {
+        let row = number.checked_sub(block.first_row()).and_then(|row| usize::try_from(row).ok());
+        let Some(row) = row.filter(|row| rows.contains(row)) else {
             // A step of one row may lead to another key; a jump never does.
             let damage = || shelf.file().damage(place.offset, "a jump leads to another key");
             return if step == 1 { Ok(false) } else { Err(damage().into()) };
-        }
+        };
         self.block = block;
         self.rows = rows;
         self.row = row;
@@ -187,7 +189,8 @@ impl Standing {
         let steps = missing.iter().filter_map(|slot| match self.block.has(self.row, *slot) {
             // It was not to be seen here; the row before may have it too.
             Has::Itself => Some(1),
-            Has::Before(distance) => Some(distance),
+            // A distance of nothing, which only a bug writes, would never end.
+            Has::Before(distance) => Some(distance.max(1)),
             Has::Never => None,
         });
         steps.min()

@@ -347,6 +347,40 @@ fn blocks_that_contradict_themselves_are_damage_not_a_panic() {
 }
 
 #[test]
+fn blocks_that_disagree_about_their_rows_are_damage_not_a_panic() {
+    let (disk, model) = (FakeDisk::new(), some_rows());
+    let entry = write(&disk, &model);
+    let whole = crate::disk::read_whole(&disk, Path::new(PATH)).unwrap();
+    let mut random = Random::seeded(5);
+    let probes: Vec<Probe> = (0..300).map(|_| random_probe(&mut random)).collect();
+    let lines = describe(&whole).unwrap();
+    let offset = |line: &&String| line.strip_prefix("byte ")?.split_once(": rows")?.0.parse().ok();
+    let blocks: Vec<usize> = lines.iter().filter_map(|line| offset(&line)).collect();
+    let next = |at: usize| blocks.iter().copied().find(|block| *block > at);
+    let mut changed = 0;
+    for first_row in [0, 1, 70_000, u64::MAX] {
+        let mut bytes = whole.clone();
+        for &at in &blocks {
+            let Some(end) = next(at) else { continue };
+            bytes[at + 16..at + 24].copy_from_slice(&first_row.to_le_bytes());
+            let crc = super::footer::checksum(STORE, 3, at as u64, &bytes[at + 4..end]);
+            // Between two sections stand fences; then this is not the end of the block.
+            let before = super::footer::checksum(STORE, 3, at as u64, &whole[at + 4..end]);
+            if whole[at..at + 4] == before.to_le_bytes() {
+                bytes[at..at + 4].copy_from_slice(&crc.to_le_bytes());
+                changed += 1;
+            }
+        }
+        disk.damage(Path::new(PATH), |data| *data = bytes);
+        let Ok(file) = open(&disk, entry) else { continue };
+        for (view, key, below, wanted) in &probes {
+            drop(walk(&file, *view, key, *below, wanted.as_deref()));
+        }
+    }
+    assert!(changed > 8, "{changed} blocks changed");
+}
+
+#[test]
 fn a_file_is_described_in_words_with_its_damage() {
     let (disk, model) = (FakeDisk::new(), some_rows());
     let entry = write(&disk, &model);

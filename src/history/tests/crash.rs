@@ -219,3 +219,22 @@ fn any_operation_may_fail() {
         }
     }
 }
+
+#[test]
+fn a_first_start_that_was_killed_and_then_lost_power_leaves_nothing_in_the_way() {
+    let mut nth = 0;
+    loop {
+        nth += 1;
+        let disk = FakeDisk::new();
+        let operation = Some(Operation::SyncDir);
+        disk.fail(Fault { operation, nth: 1, lasting: false, error: DiskErrorKind::Io });
+        assert!(open_at(&disk).is_err(), "the name of the first manifest is not durable");
+        disk.fail(Fault { operation: None, nth, lasting: true, error: DiskErrorKind::Io });
+        let opened = open_at(&disk).is_ok();
+        open_at(&disk.crash()).unwrap_or_else(|error| panic!("operation {nth}: {error}"));
+        if opened {
+            assert!(nth > 10, "only {nth} operations");
+            return;
+        }
+    }
+}

@@ -14,9 +14,13 @@ mod sweep;
 
 mod bounds;
 
+mod proof;
+
 mod verify;
 
 mod backup;
+
+mod flips;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

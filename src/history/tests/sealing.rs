@@ -48,8 +48,8 @@ pub(super) fn merge_one(opened: &mut Opened) -> bool {
 /// Strikes what may be struck, with a control snapshot of all there is.
 pub(super) fn strike(opened: &mut Opened) {
     let covers = opened.reader.durable();
-    let control = ControlSnapshot { covers, bytes: b"c".as_slice().into() };
-    if opened.writer.save_control(control).is_err() {
+    let bytes = covers.0.to_le_bytes().as_slice().into();
+    if opened.writer.save_control(ControlSnapshot { covers, bytes }).is_err() {
         return;
     }
     if let Ok(struck) = opened.writer.strike_segments(opened.reader.sealed_upto())
