@@ -140,7 +140,9 @@ fn written(
     let file = RealDisk.create(&temporary).map_err(Failure::wrong_use)?;
     let made = make(Stream::new(file.clone(), 0)).and_then(|()| {
         let summary = summarize(labels, &file)?;
+        file.sync_data().map_err(Failure::failed)?;
         RealDisk.rename(&temporary, path).map_err(Failure::failed)?;
+        RealDisk.sync_dir(disk::parent(path)).map_err(Failure::failed)?;
         Ok(summary)
     });
     made.inspect_err(|_| {

@@ -3,6 +3,8 @@
 //!
 //! It does not know what any file is for; it models sectors of 512 bytes and names.
 
+mod node;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -10,9 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
+use self::node::Node;
 use super::{Disk, DiskError, DiskErrorKind, DiskFile, DiskLock, Entry, Operation};
-
-const SECTOR: usize = 512;
 
 /// A disk in memory; clones share it.
 ///
@@ -77,16 +78,6 @@ struct State {
     moments: Option<Vec<FakeDisk>>,
     /// Syncs that say they succeeded and do nothing.
     ignored: Vec<Operation>,
-}
-
-#[derive(Clone, Default)]
-struct Node {
-    data: Vec<u8>,
-    durable_length: usize,
-    /// What the disk holds of each sector written since the last sync.
-    unsynced: BTreeMap<usize, Vec<u8>>,
-    /// The same for sectors whose sync failed: clean to the kernel, never on the disk.
-    lost: BTreeMap<usize, Vec<u8>>,
 }
 
 #[derive(Clone)]
@@ -322,80 +313,6 @@ fn changes(operation: Operation) -> bool {
             | Operation::Lock
             | Operation::Free
     )
-}
-
-impl Node {
-    fn is_settled(&self) -> bool {
-        self.unsynced.is_empty() && self.lost.is_empty() && self.durable_length == self.data.len()
-    }
-
-    /// Remembers what the disk holds of the sectors that `from..to` is about to change.
-    fn dirty(&mut self, from: usize, to: usize) {
-        for sector in from / SECTOR..to.div_ceil(SECTOR) {
-            let before = self.lost.remove(&sector).unwrap_or_else(|| self.sector(sector));
-            self.unsynced.entry(sector).or_insert(before);
-        }
-    }
-
-    fn sector(&self, sector: usize) -> Vec<u8> {
-        let start = (sector * SECTOR).min(self.data.len());
-        let end = ((sector + 1) * SECTOR).min(self.data.len());
-        let mut bytes = self.data[start..end].to_vec();
-        bytes.resize(SECTOR, 0);
-        bytes
-    }
-
-    fn resize(&mut self, length: usize) {
-        self.dirty(self.data.len().min(length), self.data.len().max(length));
-        self.data.resize(length, 0);
-    }
-
-    fn sync(&mut self) {
-        self.unsynced.clear();
-        self.durable_length = self.data.len();
-    }
-
-    fn put_back(data: &mut [u8], sectors: &BTreeMap<usize, Vec<u8>>) {
-        for (&sector, bytes) in sectors {
-            let start = (sector * SECTOR).min(data.len());
-            let end = ((sector + 1) * SECTOR).min(data.len());
-            data[start..end].copy_from_slice(&bytes[..end - start]);
-        }
-    }
-
-    fn crashed(&self, number: u64, fate: &mut impl FnMut(Doubt) -> Fate) -> Self {
-        let mut data = self.data.clone();
-        if self.durable_length != data.len() && fate(Doubt::Length(number)) == Fate::Lost {
-            data.resize(self.durable_length, 0);
-        }
-        Self::put_back(&mut data, &self.lost);
-        for (&sector, before) in &self.unsynced {
-            let start = (sector * SECTOR).min(data.len());
-            let end = ((sector + 1) * SECTOR).min(data.len());
-            let written = &mut data[start..end];
-            fate(Doubt::Sector(number, sector)).befalls(written, &before[..end - start]);
-        }
-        Self { durable_length: data.len(), data, ..Self::default() }
-    }
-}
-
-impl Fate {
-    /// Makes of a sector as written what is left of it; `before` is what it was.
-    fn befalls(self, written: &mut [u8], before: &[u8]) {
-        let differs = |at: &usize| written[*at] != before[*at];
-        let Some(first) = (0..written.len()).find(differs) else { return };
-        let end = (0..written.len()).rfind(differs).map_or(first, |last| last + 1);
-        match self {
-            Self::Kept => {}
-            Self::Lost => written.copy_from_slice(before),
-            Self::Zeroed => written[first..end].fill(0),
-            Self::Torn(number) => {
-                let at = first + (number >> 1) as usize % (end - first);
-                let old = if number & 1 == 0 { first..at } else { at..end };
-                written[old.clone()].copy_from_slice(&before[old]);
-            }
-        }
-    }
 }
 
 impl Disk for FakeDisk {

@@ -76,7 +76,9 @@ impl Engine {
         }
         let pinned = Arc::new(self.ask(Job::Pin).await?);
         let mut held = self.shared.pins.lock();
-        let id = held.last_key_value().map_or(1, |(last, _)| last + 1);
+        // Never given again, also after a restart: a backup that was given up must not end another.
+        let now = self.shared.clock.now().micros().unsigned_abs();
+        let id = held.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
         held.insert(id, Pin { pinned: pinned.clone(), used: Stopwatch::start() });
         Ok(Begun { id, pinned })
     }

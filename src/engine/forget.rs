@@ -4,10 +4,12 @@
 //! It does not know who asked for an erasure, nor the bytes of a file.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::engine::seal::{ManifestChange, SealError, Sealing};
 use crate::history::pace::Pace;
 use crate::history::seal;
+use crate::history::sealed::{BuildError, SealedFile};
 use crate::ids::Sequence;
 use crate::registry::model::Tier;
 
@@ -82,21 +84,32 @@ impl Sealing {
         upto: Sequence,
         pace: &mut dyn Pace,
     ) -> Result<(), SealError> {
-        let bounds = self.shared.history.bounds();
+        // One that has no room, or is damaged, does not keep what lies in others.
+        let mut failed = Ok(());
         for file in self.shared.history.sealed().iter() {
             let number = file.entry().number;
             if forgetting.clean.get(&number).is_some_and(|clean| *clean >= upto) {
                 continue;
             }
-            let mut clean = number;
-            if seal::holds_erased(file, &bounds)? {
-                let made = self.sealer.rewrite(std::slice::from_ref(file), pace)?;
-                self.install(&made)?;
-                clean = made.file.entry().number;
+            match self.rewrite_file(file, pace) {
+                Ok(clean) => drop(forgetting.clean.insert(clean, upto)),
+                Err(SealError::Build(BuildError::Interrupted)) => {
+                    return Err(BuildError::Interrupted.into());
+                }
+                Err(error) => failed = failed.and(Err(error)),
             }
-            forgetting.clean.insert(clean, upto);
         }
-        Ok(())
+        failed
+    }
+
+    /// Rewrites a file if it holds something erased; returns the number of the one without.
+    fn rewrite_file(&self, file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<u64, SealError> {
+        if !seal::holds_erased(file, &self.shared.history.bounds())? {
+            return Ok(file.entry().number);
+        }
+        let made = self.sealer.rewrite(std::slice::from_ref(file), pace)?;
+        self.install(&made)?;
+        Ok(made.file.entry().number)
     }
 
     /// A removed row stays in sled's files for a while, so the tier begins anew, from history.

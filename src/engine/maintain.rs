@@ -263,11 +263,12 @@ impl Rebuild<'_> {
     }
 
     fn row(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), RebuildError> {
-        if self.applier.is_on_disk(row.view) {
+        let erased_below = || self.shared.history.bounds().erased_below(row.view, row.key);
+        if self.applier.is_on_disk(row.view) && sequence >= erased_below() {
             self.applier.apply(row, sequence, false)?;
-            // Looked at behind the row: an erasure beside this either is seen here, or comes to
-            // the state later and takes the row out itself.
-            let below = self.shared.history.bounds().erased_below(row.view, row.key);
+            // Looked at again behind the row: an erasure beside this either is seen here, or comes
+            // to the state later and takes the row out itself.
+            let below = erased_below();
             if sequence < below {
                 self.applier.erase(row.view, row.key, below);
             }

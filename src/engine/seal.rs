@@ -277,8 +277,10 @@ impl Sealing {
         }
         let struck = self.change(ManifestChange::StrikeSegments(upto))?;
         if let Some(last) = struck.last() {
-            shared.history.forget_segments(*last);
+            // Gone before it is forgotten: whoever looks whether bytes are left looks at what is
+            // not forgotten.
             struck.iter().for_each(|first| self.sealer.remove_segment(*first));
+            shared.history.forget_segments(*last);
             self.publish_numbers();
         }
         Ok(())

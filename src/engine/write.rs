@@ -398,7 +398,7 @@ impl Writer {
         if due { self.sync(requests) } else { Ok(()) }
     }
 
-    fn sync(&mut self, requests: u64) -> Result<(), Problem> {
+    pub(super) fn sync(&mut self, requests: u64) -> Result<(), Problem> {
         let watch = Stopwatch::start();
         if let Err(error) = self.history.sync() {
             self.poison(&error.to_string());

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, Weak};
 
 use super::manifest::RetentionFloor;
 use crate::ids::{Sequence, ViewId};
@@ -25,6 +25,8 @@ pub type Erased = Map<ViewId, ErasedKeys>;
 pub struct Bounds {
     floors: Arc<Map<ViewId, EventTime>>,
     erased: Arc<Hidden>,
+    /// What was hidden before, which reads that run may hold still.
+    replaced: Vec<Weak<Hidden>>,
 }
 
 #[derive(Debug, Default)]
@@ -32,6 +34,16 @@ struct Hidden {
     /// Whether there is any: a restart asks for every row.
     any: AtomicBool,
     erased: RwLock<Erased>,
+}
+
+impl Hidden {
+    fn add(&self, views: &[ViewId], key: &[u8], below: Sequence) {
+        let mut erased = self.erased.write().unwrap_or_else(PoisonError::into_inner);
+        for view in views {
+            erased.entry(*view).or_default().insert(key.into(), below);
+        }
+        self.any.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Bounds {
@@ -42,15 +54,17 @@ impl Bounds {
 
     pub(super) fn set_erased(&mut self, erased: Erased) {
         let any = AtomicBool::new(!erased.is_empty());
+        self.replaced.retain(|hidden| hidden.strong_count() > 0);
+        self.replaced.push(Arc::downgrade(&self.erased));
         self.erased = Arc::new(Hidden { any, erased: RwLock::new(erased) });
     }
 
     pub(super) fn erase(&self, views: &[ViewId], key: &[u8], below: Sequence) {
-        let mut erased = self.erased.erased.write().unwrap_or_else(PoisonError::into_inner);
-        for view in views {
-            erased.entry(*view).or_default().insert(key.into(), below);
-        }
-        self.erased.any.store(true, Ordering::SeqCst);
+        self.erased.add(views, key, below);
+        self.replaced
+            .iter()
+            .filter_map(Weak::upgrade)
+            .for_each(|hidden| hidden.add(views, key, below));
     }
 
     /// The event time below which rows of `view` may be gone.

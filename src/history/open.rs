@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::backup;
 use super::manifest::{self, ControlSnapshot, LoadError, Manifest, ManifestError, SegmentEntry};
 use super::seal::Sealer;
 use super::sealed::{self, Blocks, OpenSealedError, SealedEntry, SealedFile};
@@ -61,12 +62,18 @@ impl fmt::Display for Cut {
 ///
 /// # Errors
 /// * [`OpenError::Locked`]: another process serves it.
+/// * [`OpenError::Backup`]: it is no data directory.
 /// * [`OpenError::Damaged`], [`OpenError::Missing`], [`OpenError::ManifestMissing`]: acknowledged
 ///   data is damaged or gone; restore a backup.
 /// * [`OpenError::Newer`]: use a newer release.
 /// * [`OpenError::Disk`], [`OpenError::Random`]: the machine failed.
 pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened, OpenError> {
     let directory = root.join("history");
+    match disk.open_read(&backup::marker_path(root)) {
+        Ok(_) => return Err(OpenError::Backup { path: root.to_owned() }),
+        Err(error) if error.kind() == DiskErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
     let segment_bytes = options.segment_bytes.min(SEGMENT_BYTES_MAX);
     let options = Options { segment_bytes, ..options };
     disk.create_dir_all(&directory)?;
@@ -420,6 +427,12 @@ pub enum OpenError {
     #[error("data directory {} is in use by another process", path.display())]
     Locked {
         /// The data directory.
+        path: PathBuf,
+    },
+    /// It is a backup: serving it would change it, and give sequences that its store has given.
+    #[error("{} is a backup; larder restore makes a data directory of it", path.display())]
+    Backup {
+        /// The backup.
         path: PathBuf,
     },
     /// Acknowledged data is not what was written.

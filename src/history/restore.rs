@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use super::backup::{self, EPOCH_JUMP, Marker, MarkerError, MarkerFile, checksum_of};
-use super::manifest::{LoadError, Manifest};
+use super::manifest::{self, LoadError, Manifest};
 use super::verify::{Finding, InUse, verify};
-use crate::disk::{Disk, DiskError, DiskErrorKind};
+use crate::disk::{self as files, Disk, DiskError, DiskErrorKind};
 use crate::ids::{Epoch, Sequence};
 
 /// What was restored.
@@ -107,7 +107,13 @@ pub fn restore(
         disk.sync_dir(&directory)?;
     }
     Manifest { epoch, ..manifest }.save(disk, data)?;
-    check(disk, data, &mut |part, _| progress(total / 3 * 2 + part, total))?;
+    let checked = check(disk, data, &mut |part, _| progress(total / 3 * 2 + part, total));
+    if let Err(error) = checked {
+        // What is damaged must not be served.
+        files::remove_if_there(disk, &manifest::path(data))?;
+        disk.sync_dir(data)?;
+        return Err(error);
+    }
     progress(total, total);
     Ok(Restored { from, sequence: marker.sequence, bytes: done })
 }
@@ -154,7 +160,9 @@ fn check(
 fn later_epoch(epoch: Epoch) -> Result<Epoch, RestoreError> {
     let mut random = [0; 2];
     getrandom::fill(&mut random).map_err(RestoreError::Random)?;
-    let further = EPOCH_JUMP + u32::from(u16::from_le_bytes(random));
+    // Two restores of one backup are mostly further from each other than starts lead, too.
+    let [jumps, starts] = random.map(u32::from);
+    let further = EPOCH_JUMP * (1 + 2 * jumps) + starts;
     epoch.0.checked_add(further).map(Epoch).ok_or(RestoreError::Epochs { epoch })
 }
 

@@ -390,7 +390,8 @@ impl Verify<'_> {
             }
         }
         let covers = manifest.control.as_ref().map_or(Sequence::ZERO, |control| control.covers);
-        if fault.is_none() && *last < covers {
+        let is_read = fault.as_ref().is_none_or(|f| !f.newer && f.durable_by.is_none());
+        if is_read && *last < covers {
             let reason = format!("ends at sequence {last}, {covers} was durable");
             self.find(
                 FindingKind::Damage,

@@ -131,11 +131,23 @@ impl<'a> Parts<'a> {
         let mut names: Vec<String> = entity.join_keys.iter().map(|key| key.name.clone()).collect();
         let keys = names.len();
         let ours = ["event_timestamp", "arrival_timestamp", "sequence"];
+        // The names of directories are columns, too.
+        let is_ours = |name: &str| ours.contains(&name) || ["view", "day"].contains(&name);
+        for name in &mut names {
+            if is_ours(name) {
+                name.insert_str(0, "key__");
+            }
+        }
         for feature in view.features.iter() {
-            // Another column has the name already.
-            let taken = names[..keys].contains(&feature.name) || ours.contains(&&*feature.name);
-            let prefix = if taken { "feature__" } else { "" };
-            names.push(format!("{prefix}{}", feature.name));
+            let mut name = feature.name.clone();
+            while is_ours(&name) || names[..keys].contains(&name) {
+                name.insert_str(0, "feature__");
+            }
+            // A feature that is called so itself.
+            while names[keys..].contains(&name) {
+                name.insert(0, '_');
+            }
+            names.push(name);
         }
         names.extend(ours.map(str::to_owned));
         let is_feature = |index: usize| (keys..keys + view.features.len()).contains(&index);

@@ -226,7 +226,7 @@ async fn an_erased_entity_is_gone_from_answers_at_once_and_from_files_in_time() 
 /// What was rewritten without some rows is no damage.
 fn check_whole(mut store: Store) {
     store.engine.take().unwrap().close();
-    let disk: Arc<dyn crate::disk::Disk> = Arc::new(RealDisk);
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let report = crate::engine::verify::run(&disk, store.directory.path(), &mut |_, _| {}).unwrap();
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert!(report.derived.is_empty(), "{:?}", report.derived);

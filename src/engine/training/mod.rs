@@ -37,11 +37,13 @@ use crate::value::types::FeatureType;
 /// Labels whose features are gathered in one pass over history.
 const CHUNK_LABELS: usize = 1 << 20;
 /// Fewest of them, however wide the features are.
-const FEWEST_LABELS: usize = 4096;
+const FEWEST_LABELS: usize = 64;
 /// Bytes of features of one pass, about.
 const CHUNK_BYTES: usize = 64 << 20;
 /// What a text, or an array of no fixed length, is taken to have before any was seen.
-const TEXT_BYTES: usize = 1024;
+const TEXT_BYTES: usize = 64 << 10;
+/// How many times as many labels as before are taken at most: the next may have longer texts.
+const GROWTH: usize = 8;
 
 /// The right to make one of the training sets that are made at a time.
 pub struct TrainingTurn {
@@ -149,7 +151,7 @@ impl Trainer<'_> {
             // Not both at once: each is large.
             drop(chunk);
             let bytes: usize = features.iter().map(|array| array.get_array_memory_size()).sum();
-            chunks.take_at_once(labels_of(bytes / rows));
+            chunks.take_at_once(labels_of(bytes / rows).min(rows.saturating_mul(GROWTH)));
             output.write(&features, rows)?;
             drop(features);
             chunk = chunks.next_chunk()?;

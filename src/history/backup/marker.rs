@@ -5,6 +5,7 @@
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
+use super::is_file_name;
 use super::pinned::{Pinned, PinnedFile};
 use crate::disk::{self, Disk, DiskError};
 use crate::ids::{Epoch, Sequence};
@@ -173,6 +174,10 @@ fn file(line: &str) -> Result<MarkerFile, String> {
         return Err(format!("\"{line}\" says of no file what it is"));
     };
     let crc = u32::from_str_radix(crc, 16).map_err(|_| format!("\"{crc}\" is no checksum"))?;
+    if !is_file_name(name) {
+        // A path would lead a restore out of its directory.
+        return Err(format!("\"{name}\" is no name of a file of history"));
+    }
     Ok(MarkerFile { name: name.to_owned(), bytes: number(bytes)?, crc })
 }
 
@@ -204,6 +209,16 @@ mod tests {
         }
         for length in 0..text.len() {
             assert!(Marker::decode(&text.as_bytes()[..length]).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_leads_elsewhere_is_refused() {
+        for name in ["../../x", "/etc/x", "x.log", "", "00000000000000000001.log/../../x"] {
+            let files = vec![MarkerFile { name: name.to_owned(), bytes: 1, crc: 1 }];
+            let text = Marker { files, ..example() }.encode();
+            let refused = Marker::decode(text.as_bytes()).unwrap_err();
+            assert!(refused.contains("is no name of a file of history"), "{refused}");
         }
     }
 

@@ -284,7 +284,13 @@ impl Copy<'_> {
         );
         let fatal = |finding: &Finding| finding.kind.is_fatal();
         let findings: Vec<Finding> = verified.findings.into_iter().filter(fatal).collect();
-        if findings.is_empty() { Ok(()) } else { Err(BackupError::Damaged(findings)) }
+        if !findings.is_empty() {
+            return Err(BackupError::Damaged(findings));
+        }
+        match verified.last == self.pinned.sequence {
+            true => Ok(()),
+            false => Err(BackupError::Short { path: self.path.clone() }),
+        }
     }
 }
 
@@ -313,7 +319,23 @@ pub fn check_marker(disk: &dyn Disk, path: &Path) -> Vec<Finding> {
         let path = path.join("history").join(&file.name);
         let length = disk.open_read(&path).and_then(|file| file.length());
         match length {
-            Ok(length) if length == file.bytes => None,
+            // Of the log, a torn end looks as after a crash: that nothing was torn off when it was
+            // copied, only its checksum says. Sealed files check themselves.
+            Ok(length) if length == file.bytes => {
+                let is_log = segment::first_of_name(&file.name).is_some();
+                let found = disk.open_read(&path).and_then(|log| checksum_of(log.as_ref(), length));
+                match found {
+                    Ok(crc) if !is_log || crc == file.crc => None,
+                    Ok(crc) => {
+                        let said = file.crc;
+                        let reason = format!(
+                            "its checksum is {crc:08x}, the backup's marker says {said:08x}"
+                        );
+                        Some(find(path, reason))
+                    }
+                    Err(error) => Some(find(path, error.to_string())),
+                }
+            }
             Ok(length) => {
                 let reason = format!("is {length} bytes, the backup's marker says {}", file.bytes);
                 Some(find(path, reason))

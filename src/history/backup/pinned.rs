@@ -146,6 +146,9 @@ pub fn pin_directory(disk: &dyn Disk, root: &Path) -> Result<(Pinned, DiskLock),
         None => (0, manifest.sealed.last().map_or(Sequence::ZERO, |entry| entry.last)),
         Some(entry) => {
             let path = segment::path(&directory, entry.first);
+            // What is read is on the device, and nothing that only the page cache has is held.
+            disk.open_write(&path)?.sync_data()?;
+            disk.open_read(&path)?.drop_cache()?;
             let bytes = disk::read_whole(disk, &path)?;
             let header = check_header(&path, &bytes, entry.first, manifest.store)?;
             let found = segment::examine(&bytes, &header, |_, _| {});

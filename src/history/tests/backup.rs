@@ -12,7 +12,7 @@ use super::*;
 use crate::disk::fake::Fault;
 use crate::disk::{DiskErrorKind, Operation, read_whole};
 use crate::history::backup::{
-    BackupError, EPOCH_JUMP, Marker, Taken, marker_path, pin_directory, take,
+    BackupError, EPOCH_JUMP, Marker, Taken, check_marker, marker_path, pin_directory, take,
 };
 use crate::history::restore::{RestoreError, Restored, restore};
 use crate::history::verify::{InUse, verify};
@@ -119,6 +119,25 @@ fn what_an_earlier_backup_has_is_kept_once() {
     disk.fail(fault);
     let fourth = back_up(&disk, 4).unwrap();
     assert_eq!((fourth.reused, fourth.copied), (0, second.reused + second.copied));
+}
+
+#[test]
+fn a_backup_is_no_data_directory_and_misses_the_end_of_its_log() {
+    let disk = store();
+    let made = back_up(&disk, 1).unwrap();
+    let before = disk.list(&made.path).unwrap();
+    let opened = open(Arc::new(disk.clone()), &made.path, options());
+    assert!(matches!(opened, Err(OpenError::Backup { path }) if path == made.path));
+    assert_eq!(disk.list(&made.path).unwrap(), before);
+    assert!(check_marker(&disk, &made.path).is_empty());
+    // The last write looks torn: only its checksum says that it was whole once.
+    let directory = made.path.join("history");
+    let logs = disk.list(&directory).unwrap().into_iter().map(|entry| entry.name);
+    let last = logs.filter(|name| name.ends_with(".log")).max().unwrap();
+    disk.damage(&directory.join(last), |data| *data.last_mut().unwrap() ^= 1);
+    let found = check_marker(&disk, &made.path);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].kind.is_fatal() && found[0].damage.reason.contains("checksum"), "{found:?}");
 }
 
 #[test]

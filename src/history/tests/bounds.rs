@@ -257,6 +257,29 @@ fn erase(opened: &Opened, key: u8, below: u64) {
 }
 
 #[test]
+fn a_read_that_runs_goes_on_learning_what_is_erased() {
+    let mut opened = open_at(&FakeDisk::new()).unwrap();
+    append(&mut opened.writer, &super::request(&[(1, 10), (2, 10)]), 10).unwrap();
+    let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
+    let sees = |key: u8| {
+        let mut found = false;
+        let mut seen = |_: RowAt<'_>| {
+            found = true;
+            ControlFlow::Break(())
+        };
+        as_of.rows_before(VIEW, &[key], EventTime::MAX, &mut seen).unwrap();
+        found
+    };
+    assert!(sees(1) && sees(2));
+    erase(&opened, 1, 100);
+    assert!(!sees(1) && sees(2));
+    // Nothing of the first is left: from now on only new reads see what is newer.
+    opened.reader.set_erased(crate::history::bounds::Erased::default());
+    erase(&opened, 2, 100);
+    assert!(!sees(1) && !sees(2));
+}
+
+#[test]
 fn erased_rows_are_hidden_at_once_and_not_taken_over() {
     for seed in 0..10 {
         let mut random = Random::seeded(seed);
