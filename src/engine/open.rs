@@ -201,6 +201,7 @@ pub fn open(
         sealer: opened.sealer,
         kept: kept.clone(),
         options: options.seal,
+        since: watch,
     };
     let checkpointer = Checkpointer {
         shared: shared.clone(),

@@ -17,6 +17,16 @@ const STEPS: i64 = 100;
 const LEAST_STEP: Span = Span::from_seconds(60);
 const LARGEST_STEP: Span = Span::from_seconds(3600);
 
+/// How far a clock may be ahead of what this server knows of the time, for retention.
+const CLOCK_AHEAD: Span = Span::from_seconds(86_400);
+
+/// The instant that retention counts back from: the clock's, but never much later than the last
+/// arrival and the time since this server started say. A clock that was set wrong for a moment must
+/// not take history away for ever.
+pub(super) fn counted_from(clock: ArrivalTime, last: ArrivalTime, up: Span) -> ArrivalTime {
+    clock.min(last.plus(up).plus(CLOCK_AHEAD))
+}
+
 /// The floors to be put in force at `now`; none while no view's has a step to go. A floor never
 /// moves back, since what was below it is gone; that of a dropped view goes with it.
 pub(super) fn floors_due(
@@ -108,6 +118,20 @@ mod tests {
             registry.apply(&planned.change).unwrap();
         }
         registry
+    }
+
+    #[test]
+    fn a_clock_far_ahead_is_not_believed() {
+        let at = |seconds: i64| ArrivalTime::from_micros(seconds * 1_000_000);
+        let up = |seconds: i64| Span::from_seconds(seconds);
+        let last = 1_769_860_800;
+        assert_eq!(counted_from(at(last + 5), at(last), up(3)), at(last + 5));
+        assert_eq!(counted_from(at(last - 5), at(last), up(3)), at(last - 5));
+        let ten_years = 10 * 365 * 86_400;
+        assert_eq!(counted_from(at(last + ten_years), at(last), up(20)), at(last + 86_420));
+        // A server that is up for long without a write knows the time all the same.
+        let now = at(last + ten_years);
+        assert_eq!(counted_from(now, at(last), up(ten_years)), now);
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::history::seal::{Made, Sealer};
 use crate::history::sealed::{BuildError, SealedEntry};
 use crate::ids::Sequence;
 use crate::metrics::{Code, Gauge, WritesState};
-use crate::time::{Span, Stopwatch};
+use crate::time::{ArrivalTime, Span, Stopwatch};
 
 /// What the budget may fall behind before it is counted anew, so that a pause is not made up for by
 /// a burst.
@@ -142,6 +142,8 @@ pub(super) struct Sealing {
     pub(super) sealer: Sealer,
     pub(super) kept: Arc<KeptCheckpoints>,
     pub(super) options: SealOptions,
+    /// Runs since the start.
+    pub(super) since: Stopwatch,
 }
 
 /// Why nothing came of it; it is tried again.
@@ -255,7 +257,12 @@ impl Sealing {
     /// only then rewritten by.
     fn move_floors(&self) -> Result<(), SealError> {
         let (shared, bounds) = (&self.shared, self.shared.history.bounds());
-        let now = shared.clock.now();
+        let (last, up) = (shared.last_arrival(), Span::from_std(self.since.elapsed()));
+        if last == ArrivalTime::MIN {
+            // Nothing has arrived.
+            return Ok(());
+        }
+        let now = retention::counted_from(shared.clock.now(), last, up);
         if let Some(floors) = retention::floors_due(&shared.registry.load(), &bounds, now) {
             self.change(ManifestChange::SetFloors(floors.clone()))?;
             shared.history.set_floors(&floors);

@@ -94,8 +94,12 @@ impl Shared {
 
     /// Now, for lookups: never before an event that is visible, even if the clock stepped back.
     pub(super) fn now(&self) -> EventTime {
-        let last = ArrivalTime::from_micros(self.last_arrival.load(Ordering::Acquire));
-        self.clock.now().max(last).as_event_time()
+        self.clock.now().max(self.last_arrival()).as_event_time()
+    }
+
+    /// When the newest of what is visible arrived.
+    pub(super) fn last_arrival(&self) -> ArrivalTime {
+        ArrivalTime::from_micros(self.last_arrival.load(Ordering::Acquire))
     }
 
     /// Whether the clock stands so far before the last arrival that writes are refused.
@@ -111,9 +115,8 @@ impl Shared {
         if !matches!(said, WritesState::Open | WritesState::ClockBehind) {
             return said;
         }
-        let last_arrival = ArrivalTime::from_micros(self.last_arrival.load(Ordering::Acquire));
         // Not noted in the metrics: the writer may just be noting there that writes have ended.
-        match self.clock_is_behind(last_arrival) {
+        match self.clock_is_behind(self.last_arrival()) {
             true => WritesState::ClockBehind,
             false => WritesState::Open,
         }
