@@ -363,8 +363,7 @@ impl Recovery {
                         };
                         let erased_below = self.bounds.erased_below(row.view, row.key);
                         if sequence > covered && sequence >= erased_below {
-                            self.applier.apply(&row, sequence, false)?;
-                            self.rows += 1;
+                            self.apply(&row, sequence)?;
                         }
                     }
                     (sequence, Record::Control(bytes)) => match Erase::decode(bytes) {
@@ -380,6 +379,20 @@ impl Recovery {
             if request.last() > self.covers {
                 self.remember(&request, frame.header.arrival);
             }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), OpenError> {
+        match (self.applier.apply(row, sequence, false), self.stores.tier()) {
+            (Ok(_), _) => self.rows += 1,
+            // The tier was put together anew after definitions that come later in history, and was
+            // not done: it begins once more, beside the doors.
+            (Err(error), Some(tier)) if self.applier.is_on_disk(row.view) => {
+                tier.broke(&error.to_string());
+                self.moved = Some(Sequence::MAX);
+            }
+            (Err(error), _) => return Err(error.into()),
         }
         Ok(())
     }
