@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::engine::seal::{ManifestChange, SealError, Sealing};
-use crate::history::pace::Pace;
-use crate::history::seal;
+use crate::engine::seal::{Budget, ManifestChange, SealError, Sealing};
+use crate::history::seal::{self, Task};
 use crate::history::sealed::{BuildError, SealedFile};
 use crate::ids::Sequence;
 use crate::registry::model::Tier;
@@ -47,7 +46,7 @@ impl Sealing {
     pub(super) fn forget(
         &self,
         forgetting: &mut Forgetting,
-        pace: &mut dyn Pace,
+        budget: &mut Budget<'_>,
     ) -> Result<(), SealError> {
         let Some(upto) = self.target(forgetting) else { return Ok(()) };
         self.kept.want(upto);
@@ -58,7 +57,7 @@ impl Sealing {
         if self.shared.history.log_begins() <= upto {
             return Ok(());
         }
-        self.rewrite_files(forgetting, upto, pace)?;
+        self.rewrite_files(forgetting, upto, budget)?;
         let tier_is_clean = self.renew_tier(forgetting, upto);
         if tier_is_clean && self.kept.all() >= upto && self.sealer.all_removed() {
             self.change(ManifestChange::FinishErasures(upto))?;
@@ -82,7 +81,7 @@ impl Sealing {
         &self,
         forgetting: &mut Forgetting,
         upto: Sequence,
-        pace: &mut dyn Pace,
+        budget: &mut Budget<'_>,
     ) -> Result<(), SealError> {
         // One that has no room, or is damaged, does not keep what lies in others.
         let mut failed = Ok(());
@@ -91,7 +90,7 @@ impl Sealing {
             if forgetting.clean.get(&number).is_some_and(|clean| *clean >= upto) {
                 continue;
             }
-            match self.rewrite_file(file, pace) {
+            match self.rewrite_file(file, budget) {
                 Ok(clean) => drop(forgetting.clean.insert(clean, upto)),
                 Err(SealError::Build(BuildError::Interrupted)) => {
                     return Err(BuildError::Interrupted.into());
@@ -103,12 +102,15 @@ impl Sealing {
     }
 
     /// Rewrites a file if it holds something erased; returns the number of the one without.
-    fn rewrite_file(&self, file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<u64, SealError> {
+    fn rewrite_file(
+        &self,
+        file: &Arc<SealedFile>,
+        budget: &mut Budget<'_>,
+    ) -> Result<u64, SealError> {
         if !seal::holds_erased(file, &self.shared.history.bounds())? {
             return Ok(file.entry().number);
         }
-        let made = self.sealer.rewrite(std::slice::from_ref(file), pace)?;
-        self.install(&made)?;
+        let made = self.make(&Task::Rewrite([file.clone()].into()), budget)?;
         Ok(made.file.entry().number)
     }
 

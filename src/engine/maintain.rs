@@ -96,9 +96,9 @@ impl Maintenance {
         let checkpoint = move |stop: &_, progress| checkpointer.run(stop, &progress);
         let threads = vec![
             spawn("larder-mover", low, move_rows)?,
-            spawn("larder-checkpoint", idle, checkpoint)?,
-            spawn("larder-seal", idle, move |stop, _| sealing.run(Work::Seal, stop))?,
-            spawn("larder-merge", idle, move |stop, _| merging.run(Work::Merge, stop))?,
+            spawn("larder-checkpoint", low, checkpoint)?,
+            spawn("larder-seal", low, move |stop, _| sealing.run(Work::Seal, stop))?,
+            spawn("larder-merge", low, move |stop, _| merging.run(Work::Merge, stop))?,
             spawn("larder-scrub", idle, move |stop, _| scrubber.run(stop))?,
         ];
         Ok(Self { threads })
@@ -304,12 +304,15 @@ enum RebuildError {
 
 impl Checkpointer {
     fn run(&self, stop: &Receiver<()>, progress: &Progress) {
+        let mut behind = false;
         loop {
             let stopping = match stop.recv_timeout(self.interval.to_std()) {
                 Err(RecvTimeoutError::Timeout) => false,
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
             };
-            self.save_if_changed(progress);
+            let watch = Stopwatch::start();
+            priority::idle_unless(behind || stopping, || self.save_if_changed(progress));
+            behind = watch.elapsed() > self.interval.to_std();
             if stopping {
                 return;
             }

@@ -20,12 +20,17 @@ use crate::engine::write::Writer;
 use crate::history::ReadError;
 use crate::history::manifest::RetentionFloor;
 use crate::history::pace::Pace;
-use crate::history::seal::{Made, Sealer};
+use crate::history::seal::{Made, Sealer, Task};
 use crate::history::sealed::{BuildError, SealedEntry};
 use crate::ids::Sequence;
 use crate::metrics::{Code, Gauge, WritesState};
+use crate::priority;
 use crate::time::{ArrivalTime, Span, Stopwatch};
 
+/// Closed segments that may wait to be sealed: a start and an as-of read have to read them.
+const SEGMENTS_BEHIND: usize = 4;
+/// Sealed files that there may be: more than there are of three tiers at most.
+const FILES_BEHIND: usize = 24;
 /// What the budget may fall behind before it is counted anew, so that a pause is not made up for by
 /// a burst.
 const BURST: Duration = Duration::from_millis(100);
@@ -197,17 +202,17 @@ impl Sealing {
         let metrics = &self.shared.metrics;
         match work {
             Work::Seal => {
-                self.make_all(&metrics.sealing_time, |sealer| sealer.seal_next(budget))?;
+                self.make_all(&metrics.sealing_time, Sealer::next_to_seal, budget)?;
                 self.strike_segments()
             }
             Work::Merge if metrics.writes() == WritesState::Stopped => Ok(()),
             Work::Merge => {
                 self.move_floors()?;
                 let busy = &metrics.merging_time;
-                let merged = self.make_all(busy, |sealer| sealer.merge_next(budget));
+                let merged = self.make_all(busy, Sealer::next_to_merge, budget);
                 // What cannot be merged, for want of room perhaps, must not keep rows here that are
                 // to go.
-                let thinned = self.make_all(busy, |sealer| sealer.thin_next(budget));
+                let thinned = self.make_all(busy, Sealer::next_to_thin, budget);
                 merged.and(thinned).and(self.forget(forgetting, budget))
             }
         }
@@ -217,22 +222,35 @@ impl Sealing {
     fn make_all(
         &self,
         busy: &Gauge,
-        mut next: impl FnMut(&Sealer) -> Result<Option<Made>, BuildError>,
+        next: fn(&Sealer) -> Option<Task>,
+        budget: &mut Budget<'_>,
     ) -> Result<(), SealError> {
         while self.shared.metrics.writes() != WritesState::Stopped {
             let watch = Stopwatch::start();
-            let Some(made) = next(&self.sealer)? else { break };
-            let installed = self.install(&made);
+            let Some(task) = next(&self.sealer) else { break };
+            let made = self.make(&task, budget);
             add_time(busy, watch);
-            installed?;
+            made?;
             self.publish_numbers();
         }
         Ok(())
     }
 
+    /// Makes a file and puts it in place, in idle time unless there is much to be made.
+    pub(super) fn make(&self, task: &Task, budget: &mut Budget<'_>) -> Result<Made, SealError> {
+        let history = &self.shared.history;
+        let behind = match task {
+            Task::Seal(..) => history.unsealed_segments() > SEGMENTS_BEHIND,
+            Task::Rewrite(_) => history.sealed().len() > FILES_BEHIND,
+        };
+        let made = priority::idle_unless(behind, || self.sealer.make(task, budget))?;
+        self.install(&made)?;
+        Ok(made)
+    }
+
     /// The file counts from the moment the manifest names it; then readers are told, and what it
     /// replaces is removed. Whoever reads that goes on reading it.
-    pub(super) fn install(&self, made: &Made) -> Result<(), SealError> {
+    fn install(&self, made: &Made) -> Result<(), SealError> {
         let (entry, replaces) = (made.file.entry(), made.replaces.clone());
         if let Err(problem) = self.change(ManifestChange::NameSealed(entry, replaces)) {
             // Else nobody can know whether the manifest names it.

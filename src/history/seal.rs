@@ -41,6 +41,14 @@ pub struct Sealer {
     unremoved: Mutex<Vec<PathBuf>>,
 }
 
+/// A sealed file to be made.
+pub enum Task {
+    /// Of a closed segment of the log, and its last sequence.
+    Seal(Arc<Segment>, Sequence),
+    /// Of sealed files that follow one another, at least one.
+    Rewrite(Box<[Arc<SealedFile>]>),
+}
+
 /// A sealed file that is complete, and the files whose place it takes.
 pub struct Made {
     /// The new file, open.
@@ -61,61 +69,50 @@ impl Sealer {
         Self { history, disk, directory, blocks, unremoved: Mutex::default() }
     }
 
-    /// Seals the oldest closed segment that is not sealed; none if there is none.
-    ///
-    /// # Errors
-    /// The disk failed, the segment is damaged, or the work was to be given up.
-    pub fn seal_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
+    /// The oldest closed segment that is not sealed; none if there is none.
+    pub fn next_to_seal(&self) -> Option<Task> {
         let next = self.history.sealed_upto().next();
-        let Some(segment) = self.history.segment_of(next) else { return Ok(None) };
-        let Some(last) = segment.closed().filter(|_| segment.first() == next) else {
-            return Ok(None);
-        };
-        let bounds = self.history.bounds();
-        let rows = Gathered::read(&self.history, &segment, pace)?;
-        let (file, dropped) = self.make((next, last), pace, |to| rows.write(&bounds, to))?;
-        Ok(Some(Made { file, replaces: Vec::new(), dropped }))
+        let segment = self.history.segment_of(next)?;
+        let last = segment.closed().filter(|_| segment.first() == next)?;
+        Some(Task::Seal(segment, last))
     }
 
-    /// Merges files of about one size that follow one another, if there are many; none if not.
-    ///
-    /// # Errors
-    /// The disk failed or has no room, a file is damaged, or the work was to be given up.
-    pub fn merge_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
+    /// Files of about one size that follow one another, if there are many; none if not.
+    pub fn next_to_merge(&self) -> Option<Task> {
         let files = self.history.sealed();
         let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
-        let Some(run) = to_merge(&sizes) else { return Ok(None) };
-        self.rewrite(&files[run], pace).map(Some)
+        to_merge(&sizes).map(|run| Task::Rewrite(files[run].into()))
     }
 
-    /// Rewrites a file of which much has fallen below a floor, if there is one; none if not.
-    ///
-    /// # Errors
-    /// As [`Self::merge_next`].
-    pub fn thin_next(&self, pace: &mut dyn Pace) -> Result<Option<Made>, BuildError> {
+    /// A file of which much has fallen below a floor; none if there is none.
+    pub fn next_to_thin(&self) -> Option<Task> {
         let bounds = self.history.bounds();
         let files = self.history.sealed();
-        let Some(file) = files.iter().find(|file| is_worth_thinning(file, &bounds)) else {
-            return Ok(None);
-        };
-        self.rewrite(std::slice::from_ref(file), pace).map(Some)
+        let file = files.iter().find(|file| is_worth_thinning(file, &bounds))?;
+        Some(Task::Rewrite([file.clone()].into()))
     }
 
-    /// Makes one file of `files`, which follow one another.
+    /// Does it; the file counts once the manifest names it.
     ///
     /// # Errors
-    /// As [`Self::merge_next`].
-    pub fn rewrite(
-        &self,
-        files: &[Arc<SealedFile>],
-        pace: &mut dyn Pace,
-    ) -> Result<Made, BuildError> {
-        self.find_room(files.iter().map(|file| file.entry().bytes).sum())?;
+    /// The disk failed or has no room, what is read is damaged, or the work was to be given up.
+    pub fn make(&self, task: &Task, pace: &mut dyn Pace) -> Result<Made, BuildError> {
         let bounds = self.history.bounds();
-        let replaces = files.iter().map(|file| file.entry().number).collect();
-        let (first, last) = (files[0].entry().first, files[files.len() - 1].entry().last);
-        let (file, dropped) = self.make((first, last), pace, |to| merge(files, &bounds, to))?;
-        Ok(Made { file, replaces, dropped })
+        match task {
+            Task::Seal(segment, last) => {
+                let rows = Gathered::read(&self.history, segment, pace)?;
+                let covers = (segment.first(), *last);
+                let (file, dropped) = self.build(covers, pace, |to| rows.write(&bounds, to))?;
+                Ok(Made { file, replaces: Vec::new(), dropped })
+            }
+            Task::Rewrite(files) => {
+                self.find_room(files.iter().map(|file| file.entry().bytes).sum())?;
+                let replaces = files.iter().map(|file| file.entry().number).collect();
+                let covers = (files[0].entry().first, files[files.len() - 1].entry().last);
+                let (file, dropped) = self.build(covers, pace, |to| merge(files, &bounds, to))?;
+                Ok(Made { file, replaces, dropped })
+            }
+        }
     }
 
     /// A merged file stands beside those it replaces until it counts. A disk that it filled up
@@ -153,7 +150,7 @@ impl Sealer {
     }
 
     /// Makes the file durable, under its name, and opens it.
-    fn make(
+    fn build(
         &self,
         (first, last): (Sequence, Sequence),
         pace: &mut dyn Pace,

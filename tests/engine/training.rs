@@ -369,7 +369,7 @@ async fn labels_below_a_retention_floor_are_refused_with_their_row() {
     let refused = loop {
         match train(&store.engine, &store.ages(), &labels([1800, 1799])) {
             Err(refused) => break refused,
-            Ok(_) => assert!(waited.elapsed().as_secs() < 300, "no floor came"),
+            Ok(_) => assert!(waited.elapsed().as_secs() < 60, "no floor came"),
         }
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     };

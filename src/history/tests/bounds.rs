@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::sealing::{install, merge_one, seal_one, strike};
+use super::sealing::{make, merge_one, seal_one, strike};
 use super::*;
 use crate::disk::DiskErrorKind;
 use crate::disk::fake::Fault;
 use crate::history::as_of::RowAt;
 use crate::history::manifest::RetentionFloor;
+use crate::history::seal::{Task, holds_erased};
 
 const SLOTS: usize = 3;
 
@@ -140,8 +141,8 @@ fn request(rows: &[Whole]) -> EncodedRequest {
 }
 
 fn thin_one(opened: &mut Opened) -> Option<u64> {
-    let made = opened.sealer.thin_next(&mut Unhurried).ok().flatten()?;
-    install(opened, &made).then_some(made.dropped)
+    let task = opened.sealer.next_to_thin();
+    make(opened, task).map(|made| made.dropped)
 }
 
 fn set_floor(opened: &mut Opened, floor: i64) -> bool {
@@ -434,10 +435,8 @@ fn erasing(disk: &FakeDisk) -> bool {
     // The record is not synced, but no file may count that goes by it before it is.
     let bounds = opened.reader.bounds();
     for file in opened.reader.sealed().iter() {
-        if crate::history::seal::holds_erased(file, &bounds).unwrap_or(false)
-            && let Ok(made) = opened.sealer.rewrite(std::slice::from_ref(file), &mut Unhurried)
-        {
-            install(&mut opened, &made);
+        if holds_erased(file, &bounds).unwrap_or(false) {
+            make(&mut opened, Some(Task::Rewrite([file.clone()].into())));
         }
     }
     let durable = opened.writer.roll(None, 0).is_ok();

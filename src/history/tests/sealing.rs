@@ -12,7 +12,7 @@ use crate::archive::RowRef;
 use crate::disk::fake::Fault;
 use crate::disk::{DiskErrorKind, Operation};
 use crate::history::as_of::{RowAt, Visit};
-use crate::history::seal::Made;
+use crate::history::seal::{Made, Task};
 use crate::history::sealed;
 
 /// What the engine does with a file that was made. False if it failed.
@@ -32,17 +32,19 @@ pub(super) fn install(opened: &mut Opened, made: &Made) -> bool {
 }
 
 pub(super) fn seal_one(opened: &mut Opened) -> bool {
-    match opened.sealer.seal_next(&mut Unhurried) {
-        Ok(Some(made)) => install(opened, &made),
-        _ => false,
-    }
+    let task = opened.sealer.next_to_seal();
+    make(opened, task).is_some()
 }
 
 pub(super) fn merge_one(opened: &mut Opened) -> bool {
-    match opened.sealer.merge_next(&mut Unhurried) {
-        Ok(Some(made)) => install(opened, &made),
-        _ => false,
-    }
+    let task = opened.sealer.next_to_merge();
+    make(opened, task).is_some()
+}
+
+/// Makes a file and puts it in place; none if it is not there.
+pub(super) fn make(opened: &mut Opened, task: Option<Task>) -> Option<Made> {
+    let made = opened.sealer.make(&task?, &mut Unhurried).ok()?;
+    install(opened, &made).then_some(made)
 }
 
 /// Strikes what may be struck, with a control snapshot of all there is.
@@ -245,7 +247,8 @@ fn what_the_manifest_does_not_name_is_removed_and_what_it_names_must_be_there() 
     let directory = Path::new(ROOT).join("history");
     let named = sealed::path(&directory, opened.reader.sealed()[0].entry().number);
     // Made, but the power goes before it is named.
-    let unnamed = opened.sealer.seal_next(&mut Unhurried).unwrap().unwrap();
+    let unnamed =
+        opened.sealer.make(&opened.sealer.next_to_seal().unwrap(), &mut Unhurried).unwrap();
     let unnamed = sealed::path(&directory, unnamed.file.entry().number);
     drop(opened);
     let after = disk.crash();
@@ -271,7 +274,8 @@ fn a_damaged_segment_is_not_sealed() {
         append(&mut opened.writer, &request(&[(1, number); 4]), number).unwrap();
     }
     disk.damage(&segment_path(1), |data| data[300] ^= 1);
-    let error = opened.sealer.seal_next(&mut Unhurried).err().unwrap();
+    let error =
+        opened.sealer.make(&opened.sealer.next_to_seal().unwrap(), &mut Unhurried).err().unwrap();
     assert!(error.to_string().contains("is damaged at byte"), "{error}");
     assert_eq!(opened.reader.sealed().len(), 0);
 }
@@ -286,7 +290,7 @@ fn merged_but_not_durably() -> (FakeDisk, u64) {
     }
     opened.writer.sync().unwrap();
     while seal_one(&mut opened) {}
-    let made = opened.sealer.merge_next(&mut Unhurried).unwrap().unwrap();
+    let made = opened.sealer.make(&opened.sealer.next_to_merge().unwrap(), &mut Unhurried).unwrap();
     let operation = Some(Operation::SyncDir);
     disk.fail(Fault { operation, nth: 1, lasting: false, error: DiskErrorKind::Io });
     let named = opened.writer.name_sealed(made.file.entry(), &made.replaces);
@@ -350,7 +354,8 @@ fn a_merge_that_would_fill_the_disk_waits_for_room() {
     let room = crate::history::writer::SEGMENT_BYTES_MAX + needed;
     disk.say_free(room - 1);
     let created = disk.count(Operation::Create);
-    let error = opened.sealer.merge_next(&mut Unhurried).err().unwrap();
+    let error =
+        opened.sealer.make(&opened.sealer.next_to_merge().unwrap(), &mut Unhurried).err().unwrap();
     assert!(error.to_string().contains(&format!("{} are free", room - 1)), "{error}");
     assert_eq!(disk.count(Operation::Create), created, "nothing was written");
     disk.say_free(room);
