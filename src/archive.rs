@@ -122,6 +122,7 @@ impl<'a> RowRef<'a> {
     }
 
     /// What the row says of `slot`; absent where the row is older than the feature.
+    #[inline]
     pub fn cell(self, layout: &Layout, slot: Slot) -> CellRef<'a> {
         let index = usize::from(slot.0);
         if !self.is_present(index) {
@@ -183,15 +184,23 @@ impl<'a> RowRef<'a> {
         }
     }
 
+    #[inline]
     fn read(self, place: Place) -> Option<ValueRef<'a>> {
         let fixed = self.cells.get(place.offset..place.offset + place.width())?;
         match place.feature_type {
-            FeatureType::Scalar(scalar @ (ScalarType::String | ScalarType::Bytes)) => {
-                read_scalar(scalar, self.heap(fixed)?)
+            FeatureType::Scalar(scalar) if scalar.fixed_width().is_some() => {
+                read_scalar(scalar, fixed)
             }
-            FeatureType::Scalar(scalar) => read_scalar(scalar, fixed),
+            heaped => self.read_heaped(heaped, fixed),
+        }
+    }
+
+    fn read_heaped(self, feature_type: FeatureType, fixed: &[u8]) -> Option<ValueRef<'a>> {
+        let heaped = self.heap(fixed)?;
+        match feature_type {
+            FeatureType::Scalar(scalar) => read_scalar(scalar, heaped),
             FeatureType::Array { element, length } => {
-                let array = ArrayRef::read(element, self.heap(fixed)?)?;
+                let array = ArrayRef::read(element, heaped)?;
                 length
                     .is_none_or(|length| length == array.count())
                     .then_some(ValueRef::Array(array))
@@ -291,11 +300,13 @@ impl<'a> StateRef<'a> {
     }
 
     /// The newest cell of `slot`.
+    #[inline]
     pub fn cell(self, layout: &Layout, slot: Slot) -> CellRef<'a> {
         self.row.cell(layout, slot)
     }
 
     /// Where the cell of `slot` came from; none where it is absent.
+    #[inline]
     pub fn origin(self, slot: Slot) -> Option<Origin> {
         let index = usize::from(slot.0);
         if !self.row.is_present(index) {

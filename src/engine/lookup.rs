@@ -181,6 +181,7 @@ pub(super) fn answer_row(
     }
 }
 
+#[inline]
 fn answer_column<'a>(
     column: &'a Column,
     layout: &Layout,
@@ -195,24 +196,27 @@ fn answer_column<'a>(
 
 /// Answers a column from the newest cell of its feature and when that happened: the one definition
 /// of status, freshness and default, shared by lookup, as-of and training.
+#[inline]
 pub(super) fn judge<'a>(
     column: &'a Column,
     event_time: Option<EventTime>,
     cell: impl FnOnce() -> CellRef<'a>,
     now: EventTime,
 ) -> Answer<'a> {
-    let (status, value) = match event_time {
-        Some(time) if is_fresh(time, now, column.ttl) => match cell() {
-            CellRef::Value(value) => (Status::Present, Some(value)),
-            CellRef::Null => (Status::NullValue, None),
-            CellRef::Absent => (Status::NotFound, None),
+    let status = match event_time {
+        None => Status::NotFound,
+        Some(time) if !is_fresh(time, now, column.ttl) => Status::OutsideMaxAge,
+        Some(_) => match cell() {
+            CellRef::Value(value) => {
+                let (status, value) = (Status::Present, Some(value));
+                return Answer { status, value, defaulted: false, event_time };
+            }
+            CellRef::Null => Status::NullValue,
+            CellRef::Absent => Status::NotFound,
         },
-        Some(_) => (Status::OutsideMaxAge, None),
-        None => (Status::NotFound, None),
     };
-    let default = || column.default.as_ref().map(|default| default.borrowed());
-    let defaulted = value.is_none() && column.default.is_some();
-    Answer { status, value: value.or_else(default), defaulted, event_time }
+    let value = column.default.as_ref().map(|default| default.borrowed());
+    Answer { status, value, defaulted: value.is_some(), event_time }
 }
 
 /// The bytes a plan is found by: everything that decides how it compiles, but the registry.

@@ -94,6 +94,8 @@ pub(super) struct Parts {
     statuses: Option<Part>,
     event_timestamps: Option<Part>,
     defaulted: Option<Part>,
+    /// Whether there is one: usually not, and then no value pays for them.
+    any: bool,
 }
 
 impl Parts {
@@ -103,6 +105,7 @@ impl Parts {
             statuses: include.statuses.then(|| part(b"statuses")),
             event_timestamps: include.event_timestamps.then(|| part(b"event_timestamps")),
             defaulted: include.defaulted.then(|| part(b"defaulted")),
+            any: include.statuses || include.event_timestamps || include.defaulted,
         }
     }
 
@@ -111,11 +114,21 @@ impl Parts {
     }
 
     /// Appends the same bytes to each.
+    #[inline]
     fn punctuate(&mut self, bytes: &[u8]) {
-        self.each().for_each(|part| part.buffer.extend_from_slice(bytes));
+        if self.any {
+            self.each().for_each(|part| part.buffer.extend_from_slice(bytes));
+        }
     }
 
+    #[inline]
     fn push(&mut self, answer: &Answer<'_>) {
+        if self.any {
+            self.push_each(answer);
+        }
+    }
+
+    fn push_each(&mut self, answer: &Answer<'_>) {
         if let Some(Part { buffer, .. }) = &mut self.statuses {
             buffer.push(b'"');
             buffer.extend_from_slice(answer.status.as_str().as_bytes());
@@ -241,33 +254,37 @@ impl ManyAnswers {
     }
 
     /// Takes the next answer, row by row.
+    #[inline]
     pub(super) fn push(&mut self, column: usize, answer: &Answer<'_>) {
-        let before: &[u8] = match (column, self.first_row) {
-            (0, true) => b"[",
-            (0, false) => b",[",
-            _ => b",",
-        };
-        if column == 0 {
-            self.first_row = false;
-            self.row_found = false;
+        match column {
+            0 => self.begin_row(),
+            _ => self.punctuate(b","),
         }
-        self.out.extend_from_slice(before);
-        self.parts.punctuate(before);
         write_value(answer, &mut self.out);
         self.parts.push(answer);
         self.row_found |= answer.status != Status::NotFound;
         self.tally.add(answer);
         if column + 1 == self.columns {
-            self.out.push(b']');
-            self.parts.punctuate(b"]");
+            self.punctuate(b"]");
             self.not_found += u64::from(!self.row_found);
         }
     }
 
+    fn begin_row(&mut self) {
+        self.punctuate(if self.first_row { b"[" } else { b",[" });
+        self.first_row = false;
+        self.row_found = false;
+    }
+
+    #[inline]
+    fn punctuate(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+        self.parts.punctuate(bytes);
+    }
+
     /// Ends the answer.
     pub(super) fn finish(mut self, metadata: &Metadata<'_>) -> Vec<u8> {
-        self.out.push(b']');
-        self.parts.punctuate(b"]");
+        self.punctuate(b"]");
         self.parts.write(&mut self.out);
         self.out.push(b',');
         let (missing, not_found) = (self.tally.missing, self.not_found);

@@ -245,6 +245,7 @@ impl<'a> Iterator for Elements<'a> {
 }
 
 /// Reads one scalar from exactly its bytes; none if they are no such value.
+#[inline]
 pub fn read_scalar(scalar: ScalarType, bytes: &[u8]) -> Option<ValueRef<'_>> {
     Some(match scalar {
         ScalarType::Bool => match bytes {
