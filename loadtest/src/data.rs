@@ -13,6 +13,12 @@ pub(crate) const KEY_DIGITS: usize = 8;
 pub(crate) const KEY_PREFIX: char = 'u';
 /// int64 values lie below this.
 const INT64_END: u64 = 1_000_000;
+/// When the first version of each row happened, where there are several: 2020-01-01.
+const FIRST_MICROS: u64 = 1_577_836_800_000_000;
+/// Between a version and the next: an hour.
+const STEP_MICROS: u64 = 3_600_000_000;
+/// Digits of an instant in microseconds.
+pub(crate) const INSTANT_DIGITS: usize = 16;
 
 /// How many features of each type a view has, in this order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +93,17 @@ pub(crate) fn key(entity: u64) -> String {
     format!("{KEY_PREFIX}{entity:0KEY_DIGITS$}")
 }
 
-/// The value an entity has in a feature of `kind`.
+/// When a version of a row happened, in microseconds.
+pub(crate) const fn event_micros(version: u64) -> u64 {
+    FIRST_MICROS + version * STEP_MICROS
+}
+
+/// Some instant after `row`, which is of this version, and before the next.
+pub(crate) const fn instant_micros(row: u64, version: u64) -> u64 {
+    event_micros(version) + scatter(row) % STEP_MICROS
+}
+
+/// The value that an entity, or a version of its row, has in a feature of `kind`.
 pub(crate) fn value(entity: u64, feature: usize, kind: Kind) -> Value {
     let bits = mixed(entity, feature);
     match kind {

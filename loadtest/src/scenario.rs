@@ -35,6 +35,9 @@ pub(crate) struct Data {
     pub(crate) view: String,
     pub(crate) entities: u64,
     pub(crate) features: Mix,
+    /// Rows of each entity, an hour apart. Of several, one is asked for as of an instant.
+    #[serde(default = "one")]
+    pub(crate) versions: u64,
     /// `memory` or `disk`.
     #[serde(default = "memory")]
     pub(crate) tier: String,
@@ -66,6 +69,23 @@ pub(crate) struct Load {
 
 fn memory() -> String {
     "memory".to_owned()
+}
+
+const fn one() -> u64 {
+    1
+}
+
+impl Data {
+    /// How many rows there are; by number, the first of every entity come first.
+    pub(crate) const fn rows(&self) -> u64 {
+        self.entities * self.versions
+    }
+
+    /// By what a row's number is divided to have its version and, left over, its entity; none where
+    /// there is one version, and the number is that of the entity, be it there or not.
+    pub(crate) fn versioned(&self) -> Option<u64> {
+        (self.versions > 1).then_some(self.entities)
+    }
 }
 
 impl Scenario {
@@ -109,6 +129,14 @@ impl Scenario {
         if let Some((name, share)) = shares.iter().find(|(_, share)| !(0.0..=1.0).contains(share)) {
             return Some(format!("{name} is {share}, from 0 to 1"));
         }
+        if data.versions == 0 || data.rows() > 1_000_000_000 {
+            let versions = data.versions;
+            return Some(format!("data.versions is {versions}, for 1 to 1000000000 rows in all"));
+        }
+        let plain = request.writes == 0.0 && self.keys.missing == 0.0 && request.entities == 1;
+        if data.versions > 1 && !plain {
+            return Some("of several versions one entity that is there is asked for".to_owned());
+        }
         if request.writes > 0.0 && data.features.embedding > 0 {
             return Some("request.writes cannot write embeddings".to_owned());
         }
@@ -149,6 +177,11 @@ mod tests {
         };
         check("features = 2", "features = 4", "request.features is 4, from 1 to the 3");
         check("entities = 10", "entities = 0", "data.entities is 0");
+        check("entities = 10", "entities = 10, versions = 0", "data.versions is 0");
+        let several = GOOD.replace("entities = 10", "entities = 10, versions = 2");
+        let error = Scenario::parse(&several.replace("entities = 1,", "entities = 2,"));
+        assert!(error.unwrap_err().to_string().contains("one entity that is there"));
+        assert_eq!(Scenario::parse(&several).unwrap().data.rows(), 20);
         check("check_one_in = 1", "check_one_in = 1, writes = 2.0", "request.writes is 2");
         check("int64 = 3", "int99 = 3", "unknown field `int99`");
         check("rate = 10", "rate = 0", "above 0");

@@ -60,9 +60,9 @@ fn lacks(client: &mut Client, target: &Target, scenario: &Scenario) -> Outcome<O
         whole.request.features = scenario.data.features.kinds().len();
     }
     let mut read = Requests::new(&whole, target.protocol, &target.address)?.read;
-    let entities = scenario.data.entities;
+    let rows = scenario.data.rows();
     for look in 0..LOOKS {
-        let entity = look * (entities - 1) / (LOOKS - 1);
+        let entity = look * (rows - 1) / (LOOKS - 1);
         let reply = client.exchange(read.fill(&[entity]), 1)?;
         if !(200..300).contains(&reply.status) {
             return Ok(Some(String::from_utf8_lossy(&reply.body).into_owned()));
@@ -90,11 +90,11 @@ fn register(client: &mut Client, scenario: &Scenario) -> Outcome<()> {
     Ok(())
 }
 
-/// Pushes by column, the event time being the arrival.
+/// Pushes by column, one version after the other; where there is one, the event time is the arrival.
 fn push(client: &mut Client, scenario: &Scenario) -> Outcome<()> {
     let kinds = scenario.data.features.kinds();
-    let entities = scenario.data.entities;
-    let bar = Bar::new(format!("loading {}", scenario.data.view), entities);
+    let rows = scenario.data.rows();
+    let bar = Bar::new(format!("loading {}", scenario.data.view), rows);
     let mut row = Vec::new();
     for (feature, kind) in kinds.iter().enumerate() {
         data::value(0, feature, *kind).write_json(&mut row);
@@ -102,8 +102,8 @@ fn push(client: &mut Client, scenario: &Scenario) -> Outcome<()> {
     }
     let step = (PUSH_BYTES / (row.len() + 12)).clamp(1, 50_000) as u64;
     let mut from = 0;
-    while from < entities {
-        let to = entities.min(from + step);
+    while from < rows {
+        let to = rows.min(from + step);
         client.post("/api/v1/features/push", &columns(scenario, &kinds, from, to))?;
         from = to;
         bar.at(from);
@@ -115,9 +115,19 @@ fn columns(scenario: &Scenario, kinds: &[Kind], from: u64, to: u64) -> Vec<u8> {
     let mut body = Vec::with_capacity(2 * PUSH_BYTES);
     body.extend_from_slice(format!("{{\"view\":\"{}\"", scenario.data.view).as_bytes());
     body.extend_from_slice(format!(",\"columns\":{{\"{JOIN_KEY}\":[").as_bytes());
-    for entity in from..to {
-        let comma = if entity == from { "" } else { "," };
-        body.extend_from_slice(format!("{comma}\"{}\"", data::key(entity)).as_bytes());
+    let versioned = scenario.data.versioned();
+    for row in from..to {
+        let comma = if row == from { "" } else { "," };
+        let key = data::key(versioned.map_or(row, |entities| row % entities));
+        body.extend_from_slice(format!("{comma}\"{key}\"").as_bytes());
+    }
+    if let Some(entities) = versioned {
+        body.extend_from_slice(b"],\"event_timestamp\":[");
+        for row in from..to {
+            let comma = if row == from { "" } else { "," };
+            let time = data::event_micros(row / entities);
+            body.extend_from_slice(format!("{comma}{time}").as_bytes());
+        }
     }
     for (feature, kind) in kinds.iter().enumerate() {
         body.extend_from_slice(format!("],\"{}\":[", data::feature_name(feature)).as_bytes());
@@ -174,7 +184,7 @@ fn hash(view: &str, entity: u64, features: usize, out: &mut Vec<u8>) {
 pub(crate) fn one_answer(target: &Target, scenario: &Scenario) -> Outcome<crate::client::Reply> {
     let mut client = Client::connect(target)?;
     let mut requests = Requests::new(scenario, target.protocol, &target.address)?;
-    let mut chooser = Chooser::new(&scenario.keys, scenario.data.entities, 1);
+    let mut chooser = Chooser::new(&scenario.keys, scenario.data.rows(), 1);
     let entities: Vec<u64> = (0..scenario.request.entities).map(|_| chooser.entity()).collect();
     let reply = client.exchange(requests.read.fill(&entities), requests.replies)?;
     if (200..300).contains(&reply.status) {

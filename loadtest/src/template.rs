@@ -3,13 +3,15 @@
 //!
 //! It does not know protocols.
 
-use crate::data::{self, KEY_DIGITS, KEY_PREFIX, Kind, Value};
+use crate::data::{self, INSTANT_DIGITS, KEY_DIGITS, KEY_PREFIX, Kind, Value};
 
 /// Bytes with places in them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Template {
     bytes: Vec<u8>,
     places: Vec<Place>,
+    /// What [`crate::scenario::Data::versioned`] says.
+    versioned: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +25,8 @@ struct Place {
 #[derive(Clone, Copy, Debug)]
 enum What {
     Key,
+    /// An instant at which the row's version is the newest, in microseconds.
+    Instant,
     /// The value of a feature, as JSON padded with spaces in front.
     Value(usize, Kind),
 }
@@ -37,6 +41,12 @@ impl Template {
     pub(crate) fn key(&mut self, entity: usize) {
         self.bytes.push(KEY_PREFIX as u8);
         self.place(entity, What::Key, KEY_DIGITS);
+    }
+
+    /// Appends the place of an instant.
+    pub(crate) fn instant(&mut self, row: usize, entities: u64) {
+        self.versioned = Some(entities);
+        self.place(row, What::Instant, INSTANT_DIGITS);
     }
 
     /// Appends the place of a value.
@@ -62,13 +72,19 @@ impl Template {
         self.bytes.len()
     }
 
-    /// The request for these entities.
+    /// The request for these entities, or versions of their rows.
     pub(crate) fn fill(&mut self, entities: &[u64]) -> &[u8] {
         for place in &self.places {
             let entity = entities[place.entity];
             match place.what {
                 What::Key => {
-                    write_digits(entity, &mut self.bytes[place.at..place.at + KEY_DIGITS]);
+                    let number = self.versioned.map_or(entity, |entities| entity % entities);
+                    write_digits(number, &mut self.bytes[place.at..place.at + KEY_DIGITS]);
+                }
+                What::Instant => {
+                    let version = self.versioned.map_or(0, |entities| entity / entities);
+                    let into = &mut self.bytes[place.at..place.at + INSTANT_DIGITS];
+                    write_digits(data::instant_micros(entity, version), into);
                 }
                 What::Value(feature, kind) => {
                     let into = &mut self.bytes[place.at..place.at + width(kind)];

@@ -88,7 +88,7 @@ impl Reactor {
             broken: Vec::with_capacity(share),
             connections,
             requests,
-            chooser: Chooser::new(&scenario.keys, scenario.data.entities, seed + 1),
+            chooser: Chooser::new(&scenario.keys, scenario.data.rows(), seed + 1),
             schedule,
             recorder: Recorder::new(drive.duration)?,
             stalls: Stalls::default(),

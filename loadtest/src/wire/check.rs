@@ -52,7 +52,7 @@ fn larder_one(scenario: &Scenario, entity: u64, answer: &Json) -> Result<(), Str
         one(scenario, (entity, feature, kind), features.get(reference).unwrap_or(&Json::Null))?;
     }
     let entity_id = &answer["entity_id"];
-    let key = data::key(entity);
+    let key = data::key(scenario.data.versioned().map_or(entity, |entities| entity % entities));
     if *entity_id != key { Err(format!("{key} was asked, {entity_id} came")) } else { Ok(()) }
 }
 
@@ -121,7 +121,7 @@ fn one(
     (entity, feature, kind): (u64, usize, Kind),
     found: &Json,
 ) -> Result<(), String> {
-    let known = (entity < scenario.data.entities).then(|| data::value(entity, feature, kind));
+    let known = (entity < scenario.data.rows()).then(|| data::value(entity, feature, kind));
     let right = known.as_ref().map_or(found.is_null(), |value| value.is(found));
     if right {
         return Ok(());

@@ -30,6 +30,10 @@ impl Requests {
     pub(crate) fn new(scenario: &Scenario, protocol: Protocol, address: &Address) -> Outcome<Self> {
         let host = address.host();
         let writes = scenario.request.writes > 0.0;
+        let versioned = scenario.data.versioned().is_some();
+        if versioned && matches!(protocol, Protocol::Redis | Protocol::Feast) {
+            return Err(Failure::new("only Larder is asked as of an instant"));
+        }
         let (read, write, reader) = match protocol {
             Protocol::Larder | Protocol::Static => (
                 larder_read(scenario, &host),
@@ -83,6 +87,10 @@ fn larder_read(scenario: &Scenario, host: &str) -> Template {
         body.fixed("\"entity_id\":\"");
         body.key(0);
         body.fixed("\"");
+        if let Some(entities) = scenario.data.versioned() {
+            body.fixed(",\"time_unit\":\"us\",\"as_of\":");
+            body.instant(0, entities);
+        }
     } else {
         keys(&mut body, "\"entity_ids\":[", entities);
     }
