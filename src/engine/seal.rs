@@ -292,7 +292,12 @@ impl Sealing {
     /// restart begins with.
     fn strike_segments(&self) -> Result<(), SealError> {
         let shared = &self.shared;
-        let mut upto = self.kept.all().min(shared.history.sealed_upto());
+        let sealed = shared.history.sealed_upto();
+        if shared.history.log_has_segment_within(sealed) {
+            // Where no more is written nobody else would ask for the second checkpoint.
+            self.kept.want(sealed);
+        }
+        let mut upto = self.kept.all().min(sealed);
         if let Some(tier) = shared.stores.tier() {
             let moved = if tier.is_broken() { Sequence::ZERO } else { tier.tier.moved() };
             upto = upto.min(moved);

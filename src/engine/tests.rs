@@ -1,6 +1,7 @@
 //! The engine as a whole on a real directory: definitions, writes, lookups, as-of reads, restarts.
 
 mod bounds;
+mod sealing;
 
 use std::path::Path;
 use std::sync::Arc;

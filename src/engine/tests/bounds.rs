@@ -11,7 +11,7 @@ use crate::time::Stopwatch;
 const DAY: i64 = 86_400;
 
 /// Small segments and all background work at once.
-fn busy(path: &Path) -> Options {
+pub(super) fn busy(path: &Path) -> Options {
     Options {
         segment_bytes: 4096,
         checkpoint_interval: Span::from_micros(20_000),
@@ -39,7 +39,7 @@ fn restart_from_history(store: &mut Store) {
     store.engine = Some(open_with(busy(store.directory.path()), &store.clock));
 }
 
-async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = Stopwatch::start();
     while !holds() {
         assert!(waited.elapsed().as_secs() < 120, "never: {what}");
