@@ -120,8 +120,9 @@ def settle(larder, folder, rows):
     began = time.monotonic()
     names = ["larder_sequence_sealed", "larder_history_sealed_files", "larder_history_merges_total"]
     before, quiet = None, 0
-    # Eight files of a size are merged, which no number shows before it is done.
-    while quiet < (10 if before and before[1] < 8 else 240) or before[0] + OPEN_ROWS < rows:
+    # Files are merged by eight, and over the same times when it is quiet; no number shows that
+    # before it is done.
+    while quiet < (10 if before and before[1] <= 2 else 240) or before[0] + OPEN_ROWS < rows:
         time.sleep(0.5)
         now = [server.metric(name) for name in names]
         quiet = quiet + 1 if now == before else 0

@@ -31,6 +31,8 @@ use crate::time::{ArrivalTime, Span, Stopwatch};
 const SEGMENTS_BEHIND: usize = 4;
 /// Sealed files that there may be: more than there are of three tiers at most.
 const FILES_BEHIND: usize = 24;
+/// How long nothing must have been written for files over the same times to be made one.
+const QUIET: Duration = Duration::from_secs(30);
 /// What the budget may fall behind before it is counted anew, so that a pause is not made up for by
 /// a burst.
 const BURST: Duration = Duration::from_millis(100);
@@ -162,6 +164,25 @@ pub(super) enum SealError {
     Read(#[from] ReadError),
 }
 
+/// Since when nothing was written.
+struct Quiet {
+    written: Sequence,
+    since: Stopwatch,
+}
+
+impl Quiet {
+    fn new(written: Sequence) -> Self {
+        Self { written, since: Stopwatch::start() }
+    }
+
+    fn is_quiet(&mut self, written: Sequence) -> bool {
+        if written != self.written {
+            *self = Self::new(written);
+        }
+        self.since.elapsed() > QUIET
+    }
+}
+
 /// One of the two things done with sealed files.
 #[derive(Clone, Copy)]
 pub(super) enum Work {
@@ -175,10 +196,11 @@ impl Sealing {
         let mut budget = Budget::new(self.options.bytes_per_second, stop);
         let (mut pause, least) = (Duration::ZERO, Duration::from_secs(1));
         let mut forgetting = Forgetting::default();
+        let mut quiet = Quiet::new(self.shared.history.written());
         let interval = self.options.interval.to_std();
         self.publish_numbers();
         loop {
-            match self.work(work, &mut budget, &mut forgetting) {
+            match self.work(work, &mut budget, (&mut forgetting, &mut quiet)) {
                 Ok(()) => pause = Duration::ZERO,
                 Err(SealError::Build(BuildError::Interrupted)) => return,
                 Err(error) => {
@@ -197,7 +219,7 @@ impl Sealing {
         &self,
         work: Work,
         budget: &mut Budget<'_>,
-        forgetting: &mut Forgetting,
+        (forgetting, quiet): (&mut Forgetting, &mut Quiet),
     ) -> Result<(), SealError> {
         let metrics = &self.shared.metrics;
         match work {
@@ -213,7 +235,11 @@ impl Sealing {
                 // What cannot be merged, for want of room perhaps, must not keep rows here that are
                 // to go.
                 let thinned = self.make_all(busy, Sealer::next_to_thin, budget);
-                merged.and(thinned).and(self.forget(forgetting, budget))
+                let compacted = match quiet.is_quiet(self.shared.history.written()) {
+                    true => self.make_all(busy, Sealer::next_to_compact, budget),
+                    false => Ok(()),
+                };
+                merged.and(thinned).and(compacted).and(self.forget(forgetting, budget))
             }
         }
     }

@@ -32,6 +32,8 @@ pub mod sweep;
 
 pub mod seal;
 
+mod compaction;
+
 pub mod inspect;
 
 pub mod verify;

@@ -11,6 +11,7 @@ use super::History;
 use super::ReadError;
 use super::base::Base;
 use super::bounds::Bounds;
+use super::compaction::{Extent, to_compact};
 use super::pace::Pace;
 use super::record::{Record, RecordError};
 use super::replay::{LoggedFrame, Position, scan_segment};
@@ -82,6 +83,14 @@ impl Sealer {
         let files = self.history.sealed();
         let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
         to_merge(&sizes).map(|run| Task::Rewrite(files[run].into()))
+    }
+
+    /// Files over the same event times, if it pays to make them one while nothing is written; none
+    /// if not.
+    pub fn next_to_compact(&self) -> Option<Task> {
+        let files = self.history.sealed();
+        let extents: Vec<Extent> = files.iter().map(|file| Extent::of(file)).collect();
+        to_compact(&extents).map(|run| Task::Rewrite(files[run].into()))
     }
 
     /// A file of which much has fallen below a floor; none if there is none.

@@ -41,6 +41,11 @@ pub(super) fn merge_one(opened: &mut Opened) -> bool {
     make(opened, task).is_some()
 }
 
+pub(super) fn compact_one(opened: &mut Opened) -> bool {
+    let task = opened.sealer.next_to_compact();
+    make(opened, task).is_some()
+}
+
 /// Makes a file and puts it in place; none if it is not there.
 pub(super) fn make(opened: &mut Opened, task: Option<Task>) -> Option<Made> {
     let made = opened.sealer.make(&task?, &mut Unhurried).ok()?;
@@ -96,7 +101,8 @@ fn reads_are_the_same_before_and_after_sealing_and_merging() {
         let mut random = Random::seeded(seed);
         let mut disk = FakeDisk::new();
         let mut opened = open_at(&disk).unwrap();
-        let (mut all, mut merges): (Vec<Kept>, u32) = (Vec::new(), 0);
+        let mut all: Vec<Kept> = Vec::new();
+        let (mut merges, mut compactions, mut most) = (0, 0, 0);
         for group in 0..600 {
             let late = random.below(20) == 0;
             let time = |random: &mut Random| match late {
@@ -117,7 +123,8 @@ fn reads_are_the_same_before_and_after_sealing_and_merging() {
                 0..10 => drop(seal_one(&mut opened)),
                 10..15 => merges += u32::from(merge_one(&mut opened)),
                 15 => strike(&mut opened),
-                16 => {
+                16 => compactions += u32::from(compact_one(&mut opened)),
+                17 => {
                     opened.writer.sync().unwrap();
                     drop(opened);
                     disk = disk.crash();
@@ -125,6 +132,7 @@ fn reads_are_the_same_before_and_after_sealing_and_merging() {
                 }
                 _ => {}
             }
+            most = most.max(opened.reader.sealed().len());
             let mut seen = Vec::new();
             let mut visit = |row: crate::history::as_of::RowAt<'_>| {
                 seen.push((row.event_time.micros(), row.sequence.0, row.arrival.micros()));
@@ -138,7 +146,7 @@ fn reads_are_the_same_before_and_after_sealing_and_merging() {
         let model: BTreeMap<u64, (u8, i64)> =
             all.iter().map(|&(sequence, key, time, _)| (sequence, (key, time))).collect();
         assert_eq!(replayed(&opened.reader), model, "seed {seed}");
-        assert!(opened.reader.sealed().len() > 1, "seed {seed}");
+        assert!(most > 3, "seed {seed}: {most} files");
         let mut keys = Vec::new();
         let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
         let mut visit = |key: &[u8]| {
@@ -150,6 +158,7 @@ fn reads_are_the_same_before_and_after_sealing_and_merging() {
         keys.dedup();
         assert_eq!(keys, [0, 1, 2, 3, 4, 5]);
         assert!(merges > 0 || seed > 5, "seed {seed}: nothing was merged");
+        assert!(compactions > 0 || seed > 5, "seed {seed}: nothing was compacted");
     }
 }
 
