@@ -90,7 +90,7 @@ fn register(client: &mut Client, scenario: &Scenario) -> Outcome<()> {
     Ok(())
 }
 
-/// Pushes by column, one version after the other; where there is one, the event time is the arrival.
+/// Pushes by column, a version after the other; of one version, the event time is the arrival.
 fn push(client: &mut Client, scenario: &Scenario) -> Outcome<()> {
     let kinds = scenario.data.features.kinds();
     let rows = scenario.data.rows();
