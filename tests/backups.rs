@@ -243,6 +243,15 @@ fn damage_is_named_and_damaged_backups_are_refused() {
     std::fs::remove_file(&copy).unwrap();
     let said = expect(1, &["verify", text(&backup)]);
     assert!(said.contains("is missing"), "{said}");
+    // A backup whose marker is damaged is not passed over beside others.
+    let said = expect(0, &["backup", text(&to), "--data", text(&data)]);
+    let (whole, _) = backed_up(&said);
+    flip(&backup.join("BACKUP"), 30);
+    let said = expect(1, &["verify", text(&to)]);
+    assert!(said.contains(text(&backup.join("BACKUP"))) && said.contains(text(&whole)), "{said}");
+    let said = expect(1, &["restore", text(&to), "--data", text(&other)]);
+    assert!(said.contains("name the one to restore") && !other.exists(), "{said}");
+    expect(0, &["restore", text(&whole), "--data", text(&other)]);
     for wrong in [["verify", "/nowhere"], ["restore", "/nowhere"], ["backup", "--data"]] {
         expect(2, &wrong);
     }

@@ -14,7 +14,7 @@ use crate::cli::{Done, directory, settings, terminal};
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskErrorKind};
 use crate::engine::verify::{self, Named, Report};
-use crate::history::backup;
+use crate::history::backup::{self, Backups};
 use crate::history::verify::FindingKind;
 use crate::ids::Sequence;
 
@@ -48,16 +48,19 @@ impl Verify {
         if is_store(&path)? {
             return verify_one(&path);
         }
-        let backups = match backup::earlier(&RealDisk, &path) {
-            Err(error) if error.kind() == DiskErrorKind::NotFound => Vec::new(),
+        let Backups { whole, unreadable } = match backup::backups(&RealDisk, &path) {
+            Err(error) if error.kind() == DiskErrorKind::NotFound => Backups::default(),
             backups => backups.map_err(Failure::failed)?,
         };
-        if backups.is_empty() {
+        let whole = whole.into_iter().map(|(backup, _)| backup);
+        // What is wrong with a marker is found like any other damage.
+        let all: Vec<_> = whole.chain(unreadable.into_iter().map(|(backup, _)| backup)).collect();
+        if all.is_empty() {
             let path = path.display();
             return Err(Failure::wrong_use(format_args!("{path} is no data directory or backup")));
         }
         let mut verified = Ok(());
-        for (backup, _) in backups {
+        for backup in all {
             terminal::say(format_args!("{}:", backup.display()));
             if let Err(failure) = verify_one(&backup) {
                 // The others may be whole, so they are looked at all the same.

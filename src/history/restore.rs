@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::backup::{self, EPOCH_JUMP, Marker, MarkerError, MarkerFile, checksum_of};
+use super::backup::{self, Backups, EPOCH_JUMP, Marker, MarkerError, MarkerFile, checksum_of};
 use super::manifest::{self, LoadError, Manifest};
 use super::verify::{Finding, InUse, verify};
 use crate::disk::{self as files, Disk, DiskError, DiskErrorKind};
@@ -30,6 +30,25 @@ pub enum RestoreError {
     NoBackup {
         /// Where it was looked for.
         path: PathBuf,
+    },
+    /// One of the backups there has a marker that cannot be read, and may be the newest.
+    #[error("{} has a backup that cannot be read ({error}); name the one to restore", path.display())]
+    Unclear {
+        /// The directory of backups.
+        path: PathBuf,
+        /// What is wrong with that one.
+        error: MarkerError,
+    },
+    /// The backups there are of several stores.
+    #[error(
+        "{} has backups of several stores, such as {} and {}; name the one to restore",
+        path.display(), backups[0].display(), backups[1].display()
+    )]
+    Several {
+        /// The directory of backups.
+        path: PathBuf,
+        /// The newest of one store, and one of another.
+        backups: Box<[PathBuf; 2]>,
     },
     /// Something is there already.
     #[error("{} is not empty; restore into a directory that is not there or empty", path.display())]
@@ -127,19 +146,32 @@ fn refuse_unless_empty(disk: &dyn Disk, data: &Path) -> Result<(), RestoreError>
     }
 }
 
-/// The backup at `from`, or the newest in that directory.
+/// The backup at `from`, or the furthest in that directory.
 fn find(disk: &dyn Disk, from: &Path) -> Result<(PathBuf, Marker), RestoreError> {
     match Marker::load(disk, from) {
         Ok(marker) => return Ok((from.to_owned(), marker)),
         Err(MarkerError::Disk(error)) if error.kind() == DiskErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
-    let none = || RestoreError::NoBackup { path: from.to_owned() };
-    let backups = match backup::earlier(disk, from) {
-        Err(error) if error.kind() == DiskErrorKind::NotFound => return Err(none()),
+    let path = from.to_owned();
+    let Backups { whole, unreadable } = match backup::backups(disk, from) {
+        Err(error) if error.kind() == DiskErrorKind::NotFound => {
+            return Err(RestoreError::NoBackup { path });
+        }
         backups => backups?,
     };
-    backups.into_iter().next().ok_or_else(none)
+    if let Some((_, error)) = unreadable.into_iter().next() {
+        return Err(RestoreError::Unclear { path, error });
+    }
+    let mut whole = whole.into_iter();
+    let first = whole.next().ok_or(RestoreError::NoBackup { path })?;
+    match whole.find(|(_, marker)| marker.store != first.1.store) {
+        Some((other, _)) => {
+            let (path, backups) = (from.to_owned(), Box::new([first.0, other]));
+            Err(RestoreError::Several { path, backups })
+        }
+        None => Ok(first),
+    }
 }
 
 fn check(

@@ -76,7 +76,7 @@ pub fn take(
 ) -> Result<Taken, BackupError> {
     disk.create_dir_all(to)?;
     let _lock = lock(disk, to)?;
-    let earlier = earlier(disk, to)?;
+    let earlier = backups(disk, to)?.whole;
     remove_halves(disk, to)?;
     let path = to.join(name_of(taken, pinned.sequence));
     let total = pinned.files.iter().map(|file| file.bytes).sum();
@@ -131,22 +131,34 @@ pub fn is_file_name(name: &str) -> bool {
     segment::first_of_name(name).is_some() || sealed::number_of_name(name).is_some()
 }
 
-/// The backups under `to` that are whole by their own word, the newest first. Those whose marker
-/// cannot be read are passed over: `larder verify` says why.
+/// What lies in a directory of backups.
+#[derive(Debug, Default)]
+pub struct Backups {
+    /// Those that are whole by their own word, the furthest first: by epoch and sequence, since a
+    /// clock may have gone back.
+    pub whole: Vec<(PathBuf, Marker)>,
+    /// Those whose marker cannot be read.
+    pub unreadable: Vec<(PathBuf, MarkerError)>,
+}
+
+/// The backups under `to`.
 ///
 /// # Errors
-/// The disk's.
-pub fn earlier(disk: &dyn Disk, to: &Path) -> Result<Vec<(PathBuf, Marker)>, DiskError> {
-    let mut found = Vec::new();
-    for entry in disk.list(to)? {
+/// The disk's, where the directory cannot be listed.
+pub fn backups(disk: &dyn Disk, to: &Path) -> Result<Backups, DiskError> {
+    let mut found = Backups::default();
+    for entry in disk.list(to)?.into_iter().filter(|entry| entry.directory) {
         let path = to.join(&entry.name);
-        if entry.directory
-            && let Ok(marker) = Marker::load(disk, &path)
-        {
-            found.push((path, marker));
+        match Marker::load(disk, &path) {
+            Ok(marker) => found.whole.push((path, marker)),
+            Err(MarkerError::Disk(error)) if error.kind() == DiskErrorKind::NotFound => {}
+            Err(error) => found.unreadable.push((path, error)),
         }
     }
-    found.sort_by_key(|(_, marker)| std::cmp::Reverse(marker.taken));
+    found.whole.sort_by_key(|(_, marker)| {
+        std::cmp::Reverse((marker.epoch, marker.sequence, marker.taken))
+    });
+    found.unreadable.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(found)
 }
 
@@ -312,6 +324,9 @@ pub fn check_marker(disk: &dyn Disk, path: &Path) -> Vec<Finding> {
         Ok(marker) => marker,
         Err(MarkerError::Disk(error)) if error.kind() == DiskErrorKind::NotFound => {
             return Vec::new();
+        }
+        Err(MarkerError::Damaged { path, reason }) => {
+            return vec![find(path, format!("is not what was written: {reason}"))];
         }
         Err(error) => return vec![find(marker_path(path), error.to_string())],
     };

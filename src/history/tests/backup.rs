@@ -12,7 +12,8 @@ use super::*;
 use crate::disk::fake::Fault;
 use crate::disk::{DiskErrorKind, Operation, read_whole};
 use crate::history::backup::{
-    BackupError, EPOCH_JUMP, Marker, Taken, check_marker, marker_path, pin_directory, take,
+    BackupError, Backups, EPOCH_JUMP, Marker, Taken, backups, check_marker, marker_path,
+    pin_directory, take,
 };
 use crate::history::restore::{RestoreError, Restored, restore};
 use crate::history::verify::{InUse, verify};
@@ -138,6 +139,10 @@ fn a_backup_is_no_data_directory_and_misses_the_end_of_its_log() {
     let found = check_marker(&disk, &made.path);
     assert_eq!(found.len(), 1);
     assert!(found[0].kind.is_fatal() && found[0].damage.reason.contains("checksum"), "{found:?}");
+    disk.damage(&marker_path(&made.path), |data| data[30] ^= 1);
+    let found = check_marker(&disk, &made.path);
+    assert_eq!((found.len(), &found[0].damage.path), (1, &marker_path(&made.path)));
+    assert!(found[0].damage.reason.starts_with("is not what was written"), "{found:?}");
 }
 
 #[test]
@@ -240,7 +245,39 @@ fn damaged_backups_and_full_directories_are_refused() {
     let error = restore_to(&disk, &taken.path, OTHER).unwrap_err();
     assert!(matches!(error, RestoreError::Marker(_)), "{error}");
     let error = restore_to(&disk, Path::new(TO), OTHER).unwrap_err();
-    assert!(matches!(error, RestoreError::NoBackup { .. }), "{error}");
+    assert!(matches!(error, RestoreError::Unclear { .. }), "{error}");
+}
+
+#[test]
+fn the_furthest_of_many_backups_is_taken_or_none_where_that_is_not_known() {
+    let disk = store();
+    let first = back_up(&disk, 9).unwrap();
+    let mut opened = open_at(&disk).unwrap();
+    append(&mut opened.writer, &request(&[(3, 700)]), 700).unwrap();
+    opened.writer.sync().unwrap();
+    drop(opened);
+    // The clock went back meanwhile.
+    let second = back_up(&disk, 5).unwrap();
+    let found = restore_to(&disk, Path::new(TO), OTHER).unwrap();
+    assert_eq!((found.from, found.sequence), (second.path.clone(), Sequence(601)));
+    // The marker of one is damaged: it is named, not passed over.
+    let damaged = disk.crash();
+    damaged.damage(&marker_path(&second.path), |data| data[30] ^= 1);
+    let Backups { whole, unreadable } = backups(&damaged, Path::new(TO)).unwrap();
+    assert_eq!((whole.len(), &whole[0].0), (1, &first.path));
+    assert_eq!((unreadable.len(), &unreadable[0].0), (1, &second.path));
+    let error = restore_to(&damaged, Path::new(TO), "/unclear").unwrap_err();
+    let said = error.to_string();
+    let names = said.contains("BACKUP") && said.contains("name the one to restore");
+    assert!(matches!(error, RestoreError::Unclear { .. }) && names, "{said}");
+    assert_eq!(restore_to(&damaged, &first.path, "/first").unwrap().sequence, Sequence(600));
+    // Backups of two stores are in no order.
+    let stranger = Path::new("/stranger");
+    drop(open_in(&disk, "/stranger"));
+    let (pinned, _lock) = pin_directory(&disk, stranger).unwrap();
+    take(&disk, &pinned, Path::new(TO), at(20), &mut |_, _| {}).unwrap();
+    let error = restore_to(&disk, Path::new(TO), "/several").unwrap_err();
+    assert!(matches!(error, RestoreError::Several { .. }), "{error}");
 }
 
 #[test]
