@@ -12,6 +12,7 @@ use crate::engine::Engine;
 use crate::engine::error::Problem;
 use crate::engine::queue::{Job, Reply};
 use crate::engine::write::Writer;
+use crate::history::History;
 use crate::history::backup::{Pinned, Unfit};
 use crate::metrics::Code;
 use crate::time::Stopwatch;
@@ -61,6 +62,17 @@ impl Pins {
     /// Lets go of what nobody has asked for in a long time.
     pub(super) fn tidy(&self) {
         drop(self.lock());
+    }
+
+    /// Whether none of the files held is one that history has let go of.
+    pub(super) fn hold_only_live(&self, history: &History) -> bool {
+        let held = self.lock();
+        if held.is_empty() {
+            return true;
+        }
+        let live = history.file_names();
+        let mut files = held.values().flat_map(|pin| &pin.pinned.files);
+        files.all(|file| live.contains(&file.name))
     }
 }
 

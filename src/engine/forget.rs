@@ -59,12 +59,19 @@ impl Sealing {
         }
         self.rewrite_files(forgetting, upto, budget)?;
         let tier_is_clean = self.renew_tier(forgetting, upto);
-        if tier_is_clean && self.kept.all() >= upto && self.sealer.all_removed() {
+        let is_removed = self.sealer.all_removed() && self.is_closed();
+        if tier_is_clean && self.kept.all() >= upto && is_removed {
             self.change(ManifestChange::FinishErasures(upto))?;
             forgetting.clean.clear();
             tracing::info!(sequence = upto.0, "no byte of what was erased up to here is left");
         }
         Ok(())
+    }
+
+    /// Whether nobody reads a file any more that was removed: its bytes are there until then.
+    fn is_closed(&self) -> bool {
+        let history = &self.shared.history;
+        history.is_all_let_go() && self.shared.pins.hold_only_live(history)
     }
 
     /// The last erasure to be served now; none while none is due. Counts those that are late.

@@ -83,12 +83,18 @@ impl Scrubber {
 
     /// Reads everything once. False if it was told to stop.
     fn round(&self, budget: &mut Budget<'_>) -> bool {
-        let mut files = self.shared.history.at_rest();
+        let there = self.shared.history.at_rest();
+        let mut paths: Vec<PathBuf> = there.iter().map(|file| file.path().to_owned()).collect();
+        drop(there);
         // A server that is started often reaches all files all the same.
-        let start = random_below(files.len());
-        files.rotate_left(start);
+        let start = random_below(paths.len());
+        paths.rotate_left(start);
         self.check_manifest();
-        for file in &files {
+        for path in &paths {
+            // Not held from the start: the bytes of what is removed meanwhile would stay.
+            let there = self.shared.history.at_rest();
+            let file = there.into_iter().find(|file| file.path() == path);
+            let Some(file) = file else { continue };
             let mut counted = Counted { budget: &mut *budget, shared: &self.shared };
             let Some(found) = file.check(&self.shared.history, &mut counted) else { return false };
             match found.into_iter().next() {

@@ -99,7 +99,10 @@ impl History {
 
     /// Takes up a sealed file that the manifest names now, in the place of `removed` ones.
     pub fn publish(&self, added: Arc<SealedFile>, removed: &[u64]) {
+        let before = self.sealed();
         self.write_index().publish(added, removed);
+        let is_removed = |file: &&Arc<SealedFile>| removed.contains(&file.entry().number);
+        before.iter().filter(is_removed).for_each(|file| self.let_go(file));
     }
 
     /// The sealed files in the order of their sequences.

@@ -49,9 +49,11 @@ pub mod sizes;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use crate::disk::DiskError;
 use crate::ids::{Sequence, StoreId, ViewId};
@@ -71,6 +73,8 @@ pub struct History {
     /// The number of the next sealed file.
     next_number: AtomicU64,
     bounds: RwLock<Arc<Bounds>>,
+    /// Files that are of history no more, but that somebody may still read.
+    let_go: Mutex<Vec<Weak<dyn Any + Send + Sync>>>,
 }
 
 impl History {
@@ -92,6 +96,7 @@ impl History {
             index: RwLock::new(Index::new(sealed)),
             next_number: AtomicU64::new(highest.map_or(1, |highest| highest + 1)),
             bounds: RwLock::new(Arc::new(bounds)),
+            let_go: Mutex::default(),
         }
     }
 
@@ -157,7 +162,35 @@ impl History {
     /// longer names them.
     pub fn forget_segments(&self, last: Sequence) {
         let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
-        segments.retain(|segment| segment.first() > last);
+        for segment in segments.extract_if(.., |segment| segment.first() <= last) {
+            self.let_go(&segment);
+        }
+    }
+
+    /// A file is of history no more. Removed, its bytes stay until the last who reads it is done.
+    fn let_go<T: Any + Send + Sync>(&self, file: &Arc<T>) {
+        let file: Weak<T> = Arc::downgrade(file);
+        let mut let_go = self.let_go.lock().unwrap_or_else(PoisonError::into_inner);
+        let_go.retain(|file| file.strong_count() > 0);
+        let_go.push(file);
+    }
+
+    /// Whether nobody reads a file any more that is no longer of history.
+    pub fn is_all_let_go(&self) -> bool {
+        let mut let_go = self.let_go.lock().unwrap_or_else(PoisonError::into_inner);
+        let_go.retain(|file| file.strong_count() > 0);
+        let_go.is_empty()
+    }
+
+    /// The names of the files that are of history now.
+    pub fn file_names(&self) -> HashSet<String> {
+        let sealed = self.sealed();
+        let sealed = sealed.iter().map(|file| sealed::name_of(file.entry().number));
+        let segments = self.segments();
+        let name = |segment: &Arc<Segment>| {
+            segment.path().file_name().map(|name| name.to_string_lossy().into_owned())
+        };
+        sealed.chain(segments.iter().filter_map(name)).collect()
     }
 
     /// What may no longer be seen, as it stands.

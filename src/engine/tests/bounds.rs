@@ -223,6 +223,41 @@ async fn an_erased_entity_is_gone_from_answers_at_once_and_from_files_in_time() 
     }
 }
 
+#[tokio::test]
+async fn an_erasure_is_not_done_while_somebody_reads_a_file_that_was_removed() {
+    for by_backup in [false, true] {
+        let store = store_with("tier = \"memory\"").await;
+        let user = store.engine().registry().entity_named(PROJECT, "user").unwrap().id;
+        for n in 0..200 {
+            let name = ["secret-user", "u1", "u2"][n as usize % 3];
+            let land = if n % 3 == 0 { country("hidden land") } else { country("AE") };
+            store.push(&[(name, Some(50), age(n), land)]).await.unwrap();
+        }
+        let metrics = store.engine().metrics().clone();
+        eventually("it is sealed", || metrics.sealed_files.get() > 0).await;
+        let history = store.engine().shared.history.clone();
+        let read = (!by_backup).then(|| history.as_of(Sequence::MAX, None).unwrap());
+        let backup = match by_backup {
+            true => Some(store.engine().begin_backup().await.unwrap().id),
+            false => None,
+        };
+        let erased = store.engine().erase(user, &user_key("secret-user")).await.unwrap();
+        store.clock.advance(Span::from_seconds(4 * DAY));
+        let data = store.directory.path();
+        eventually("no file has it", || lies_in(data, b"hidden land").is_none()).await;
+        // Time for whoever would say that it is done.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        let done = || store.engine().erasure(PROJECT, erased.sequence).unwrap().done.is_some();
+        assert!(!done(), "by backup: {by_backup}");
+        assert_eq!(history.is_all_let_go(), by_backup);
+        drop(read);
+        if let Some(backup) = backup {
+            assert!(store.engine().end_backup(backup));
+        }
+        eventually("it is done", done).await;
+    }
+}
+
 /// What was rewritten without some rows is no damage.
 fn check_whole(mut store: Store) {
     store.engine.take().unwrap().close();
