@@ -14,6 +14,9 @@ pub const FEATURES_PER_VIEW: usize = 10_000;
 pub const ARRAY_LENGTH: u32 = 65_536;
 /// Places named in the answer to a refused write.
 pub const PLACES_REPORTED: usize = 20;
+/// Erasures remembered after they are done, 76 bytes each in the manifest, which is written anew
+/// often; for longer than most keep backups.
+pub const ERASURES_REMEMBERED: usize = 100_000;
 /// Nesting of a JSON body; the deepest real one has six levels.
 pub const JSON_DEPTH: usize = 64;
 
@@ -50,6 +53,8 @@ pub struct Limits {
     pub connections: usize,
     /// Idempotency keys remembered.
     pub idempotency_keys: usize,
+    /// Erasures that may be pending.
+    pub pending_erasures: usize,
     /// Time to receive the head of a request.
     pub header_timeout: Span,
     /// Time to receive the body of a request.
@@ -77,6 +82,7 @@ impl Default for Limits {
             queue_requests: 4096,
             connections: 10_000,
             idempotency_keys: 1_000_000,
+            pending_erasures: 100_000,
             header_timeout: Span::from_seconds(10),
             body_timeout: Span::from_seconds(30),
             request_timeout: Span::from_seconds(30),

@@ -298,6 +298,7 @@ fn read_limits(reader: &mut Reader<'_>) -> Limits {
         queue_requests: reader.count("limits.queue_requests", 1, 1_000_000),
         connections: reader.count("limits.connections", 1, 1_000_000),
         idempotency_keys: reader.count("limits.idempotency_keys", 0, 100_000_000),
+        pending_erasures: reader.count("limits.pending_erasures", 1, 10_000_000),
         header_timeout: reader.span("limits.header_timeout", TENTH, TEN_MINUTES),
         body_timeout: reader.span("limits.body_timeout", TENTH, HOUR),
         request_timeout: reader.span("limits.request_timeout", MILLISECOND, HOUR),

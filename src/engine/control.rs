@@ -11,9 +11,11 @@ use crate::ids::Sequence;
 use crate::registry::Registry;
 use crate::registry::record::{ApplyError, RecordError, decode_snapshot, encode_snapshot};
 
-/// The format with erasures.
-const FORMAT: u16 = 2;
-/// The format without, still written while there never was one.
+/// The format with erasures of which some are no longer remembered.
+const FORMAT: u16 = 3;
+/// The format with all erasures, still written while all are remembered.
+const REMEMBERED: u16 = 2;
+/// The format without erasures, still written while there never was one.
 const UNERASED: u16 = 1;
 const HEAD: usize = 2 + 8 + 4;
 
@@ -74,13 +76,17 @@ pub(super) fn encode(
     let definitions = encode_snapshot(&registry.to_snapshot());
     let length = u32::try_from(definitions.len()).expect("definitions are far below 4 GiB");
     let mut bytes = Vec::with_capacity(HEAD + definitions.len());
-    let format = if erasures.is_empty() { UNERASED } else { FORMAT };
+    let format = match erasures.dropped() {
+        Some(_) => FORMAT,
+        None if erasures.is_empty() => UNERASED,
+        None => REMEMBERED,
+    };
     bytes.extend_from_slice(&format.to_le_bytes());
     bytes.extend_from_slice(&registry_sequence.0.to_le_bytes());
     bytes.extend_from_slice(&length.to_le_bytes());
     bytes.extend_from_slice(&definitions);
     positions.encode(&mut bytes);
-    if format == FORMAT {
+    if format != UNERASED {
         erasures.encode(&mut bytes);
     }
     idempotency.encode(&mut bytes);
@@ -92,7 +98,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     let short = || ControlError::Short { bytes: bytes.len() };
     let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(short)?;
     let found = u16::from_le_bytes([head[0], head[1]]);
-    if ![UNERASED, FORMAT].contains(&found) {
+    if ![UNERASED, REMEMBERED, FORMAT].contains(&found) {
         return Err(ControlError::Newer { found });
     }
     let registry_sequence = u64::from_le_bytes(head[2..10].try_into().expect("eight bytes"));
@@ -100,8 +106,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     let (definitions, mut keys) = rest.split_at_checked(length as usize).ok_or_else(short)?;
     let positions = Positions::decode(&mut keys).ok_or_else(short)?;
     let erasures = match found {
-        FORMAT => Erasures::decode(&mut keys).ok_or_else(short)?,
-        _ => Erasures::default(),
+        UNERASED => Erasures::default(),
+        _ => Erasures::decode(&mut keys, found == FORMAT).ok_or_else(short)?,
     };
     Ok(Control {
         registry: Registry::from_snapshot(&decode_snapshot(definitions)?)?,

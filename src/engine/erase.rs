@@ -3,16 +3,20 @@
 //!
 //! It does not know how the bytes are removed; `forget` does that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
 
 use crate::engine::error::Problem;
+use crate::engine::shared::Shared;
 use crate::engine::write::Writer;
+use crate::history::as_of::RowAt;
 use crate::history::bounds::Erased;
 use crate::history::record::RequestBuilder;
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
+use crate::limits;
 use crate::metrics::Code;
 use crate::registry::Registry;
-use crate::time::{ArrivalTime, Span};
+use crate::time::{ArrivalTime, EventTime, Span};
 
 /// The format number of the control record; that of a definition change is another.
 const FORMAT: u16 = 2;
@@ -65,13 +69,22 @@ struct Done {
     hash: [u8; 32],
 }
 
-/// All erasures there ever were.
+/// All erasures there were, of those that are done the last [`limits::ERASURES_REMEMBERED`].
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(super) struct Erasures {
     /// What the hashes are keyed with, once there is one.
     hash_key: Option<[u8; 32]>,
     pending: BTreeMap<Sequence, Pending>,
     done: BTreeMap<Sequence, Done>,
+    /// The last one that is not remembered any more; none while all are.
+    dropped: Option<Sequence>,
+}
+
+/// Whom another store does not know to be erased, as hashes.
+pub(super) struct Unheard {
+    hash_key: [u8; 32],
+    /// Whose each is.
+    hashes: HashMap<[u8; 32], ProjectId>,
 }
 
 /// Erases on the writer thread: written to history, hidden from reads, gone from the online stores.
@@ -83,6 +96,14 @@ pub(super) fn run(writer: &mut Writer, job: EraseJob) -> Result<Erasure, Problem
         let detail = "the entity type was dropped while the erasure waited";
         return Err(Problem::new(Code::UnknownEntityType, detail));
     };
+    let (pending, limit) = (shared.erasures().pending.len(), shared.limits.pending_erasures);
+    if pending >= limit {
+        let detail = format!(
+            "{pending} erasures are pending, the limit limits.pending_erasures is {limit}; their \
+             bytes go from half of erase.within on"
+        );
+        return Err(Problem::new(Code::Overloaded, detail));
+    }
     let arrival = writer.arrival()?;
     let (project, deadline) = (of.project, arrival.plus(shared.erase_within));
     let views = views_of(&registry, entity);
@@ -103,6 +124,31 @@ pub(super) fn run(writer: &mut Writer, job: EraseJob) -> Result<Erasure, Problem
     Ok(erasure)
 }
 
+/// The pending erasure after which nothing was written of an entity, if there is one and that can
+/// be read.
+pub(super) fn covering(shared: &Shared, entity: EntityTypeId, key: &[u8]) -> Option<Erasure> {
+    let registry = shared.registry.load();
+    let bounds = shared.history.bounds();
+    // Erasures of other entities cover the same key in views that were dropped, but in no other.
+    let views = registry.all_views().filter(|view| view.entity == entity);
+    let last = views.map(|view| bounds.erased_below(view.id, key)).max()?;
+    let project = registry.entity(entity)?.project;
+    let erasure = shared.erasures().get(project, last).filter(|found| found.done.is_none())?;
+    let history = shared.history.as_of(shared.visible(), None).ok()?;
+    for view in views_of(&registry, entity) {
+        let mut is_there = false;
+        let mut see = |_: RowAt<'_>| {
+            is_there = true;
+            ControlFlow::Break(())
+        };
+        history.rows_before(view, key, EventTime::MAX, &mut see).ok()?;
+        if is_there {
+            return None;
+        }
+    }
+    Some(erasure)
+}
+
 /// Says of all erasures up to `upto` that no byte is left, and forgets whom they were about.
 pub(super) fn finish(writer: &mut Writer, upto: Sequence) -> Result<(), Problem> {
     let shared = writer.shared.clone();
@@ -117,7 +163,8 @@ pub(super) fn finish(writer: &mut Writer, upto: Sequence) -> Result<(), Problem>
     Ok(())
 }
 
-fn views_of(registry: &Registry, entity: EntityTypeId) -> Vec<ViewId> {
+/// The views that may have rows of an entity.
+pub(super) fn views_of(registry: &Registry, entity: EntityTypeId) -> Vec<ViewId> {
     let given = (0..registry.next_ids().view.0).map(ViewId);
     given.filter(|view| registry.view(*view).is_none_or(|view| view.entity == entity)).collect()
 }
@@ -185,7 +232,30 @@ impl Erasures {
 
     /// Whether there never was one.
     pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty() && self.done.is_empty()
+        self.pending.is_empty() && self.done.is_empty() && self.dropped.is_none()
+    }
+
+    /// The last one that is done and not remembered any more; none while all are.
+    pub(super) fn dropped(&self) -> Option<Sequence> {
+        self.dropped
+    }
+
+    /// Those that `other` does not know of.
+    pub(super) fn unheard_by(&self, other: &Self) -> Unheard {
+        let hash_key = self.hash_key.unwrap_or_default();
+        let pending = self.pending.iter().map(|(sequence, Pending { erase, requested })| {
+            let hash = hash_of(&hash_key, erase.entity, &erase.key);
+            (*sequence, erase.project, *requested, hash)
+        });
+        let done = self.done.iter();
+        let done = done.map(|(sequence, done)| (*sequence, done.project, done.erasure[0], done.hash));
+        let is_unheard = |(sequence, project, requested, _): &(_, _, _, _)| {
+            // A store that was restored gives sequences again, but not at the same time.
+            other.get(*project, *sequence).is_none_or(|known| known.requested != *requested)
+        };
+        let unheard = pending.chain(done).filter(is_unheard);
+        let hashes = unheard.map(|(_, project, _, hash)| (hash, project)).collect();
+        Unheard { hash_key, hashes }
     }
 
     /// Those of which bytes may be left, the oldest first.
@@ -213,18 +283,26 @@ impl Erasures {
         };
         let count = finished.len() as u64;
         for (sequence, Pending { erase, requested }) in finished {
-            let mut hasher = blake3::Hasher::new_keyed(&hash_key);
-            hasher.update(&erase.entity.0.to_le_bytes()).update(&erase.key);
-            let hash = *hasher.finalize().as_bytes();
+            let hash = hash_of(&hash_key, erase.entity, &erase.key);
             let erasure = [requested, erase.deadline, now];
             self.done.insert(sequence, Done { project: erase.project, erasure, hash });
         }
+        self.remember(limits::ERASURES_REMEMBERED);
         Ok(count)
+    }
+
+    /// Keeps the last `most` of those that are done.
+    fn remember(&mut self, most: usize) {
+        while self.done.len() > most
+            && let Some((sequence, _)) = self.done.pop_first()
+        {
+            self.dropped = self.dropped.max(Some(sequence));
+        }
     }
 
     /// As bytes, for the control snapshot: what the hashes are keyed with; the pending: sequence,
     /// time of the request, length and bytes of the record; the done: sequence, project, times of
-    /// request, deadline and end, hash.
+    /// request, deadline and end, hash; the last one dropped, if there is one.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.hash_key.unwrap_or_default());
         out.extend_from_slice(&(self.pending.len() as u32).to_le_bytes());
@@ -244,10 +322,14 @@ impl Erasures {
             }
             out.extend_from_slice(hash);
         }
+        if let Some(dropped) = self.dropped {
+            out.extend_from_slice(&dropped.0.to_le_bytes());
+        }
     }
 
     /// Reads back what [`Self::encode`] wrote and moves `bytes` past it; none if they are not that.
-    pub(super) fn decode(bytes: &mut &[u8]) -> Option<Self> {
+    /// `with_dropped` says whether some were dropped then.
+    pub(super) fn decode(bytes: &mut &[u8], with_dropped: bool) -> Option<Self> {
         let mut reader = Reader(bytes);
         let key: [u8; 32] = reader.array()?;
         let mut erasures =
@@ -262,9 +344,29 @@ impl Erasures {
             let erasure = [reader.time()?, reader.time()?, reader.time()?];
             erasures.done.insert(sequence, Done { project, erasure, hash: reader.array()? });
         }
+        if with_dropped {
+            erasures.dropped = Some(reader.sequence()?);
+        }
         *bytes = reader.0;
         Some(erasures)
     }
+}
+
+impl Unheard {
+    pub(super) fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Whose erasure this entity is of; none if it is not erased.
+    pub(super) fn project_of(&self, entity: EntityTypeId, key: &[u8]) -> Option<ProjectId> {
+        self.hashes.get(&hash_of(&self.hash_key, entity, key)).copied()
+    }
+}
+
+fn hash_of(hash_key: &[u8; 32], entity: EntityTypeId, key: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_keyed(hash_key);
+    hasher.update(&entity.0.to_le_bytes()).update(key);
+    *hasher.finalize().as_bytes()
 }
 
 impl Pending {
@@ -362,10 +464,10 @@ mod tests {
         assert!(!bytes.windows(6).any(|window| window == b"secret"));
         bytes.push(7);
         let mut rest = bytes.as_slice();
-        assert_eq!(Erasures::decode(&mut rest), Some(erasures.clone()));
+        assert_eq!(Erasures::decode(&mut rest, false), Some(erasures.clone()));
         assert_eq!(rest, [7]);
         for length in 0..bytes.len() - 1 {
-            assert_eq!(Erasures::decode(&mut &bytes[..length]), None, "cut to {length}");
+            assert_eq!(Erasures::decode(&mut &bytes[..length], false), None, "cut to {length}");
         }
         let found = erasures.get(ProjectId(3), Sequence(10)).unwrap();
         assert_eq!((found.requested, found.done), (time(100), Some(time(800))));
@@ -373,5 +475,47 @@ mod tests {
         assert_eq!(erasures.get(ProjectId(0), Sequence(10)), None, "another project's");
         assert_eq!(erasures.get(ProjectId(0), Sequence(30)), None, "another project's");
         assert_eq!(erasures.erased().get(&ViewId(1)).unwrap().len(), 1);
+    }
+    #[test]
+    fn those_that_are_done_are_remembered_up_to_a_number() {
+        let time = ArrivalTime::from_micros;
+        let mut erasures = Erasures::default();
+        for number in 1..=5 {
+            erasures.add(erase(&format!("key {number}")), Sequence(number), time(100));
+        }
+        erasures.finish(Sequence(4), time(800)).unwrap();
+        assert_eq!(erasures.dropped(), None);
+        erasures.remember(2);
+        assert_eq!(erasures.dropped(), Some(Sequence(2)));
+        let known = |number| erasures.get(ProjectId(3), Sequence(number)).is_some();
+        assert_eq!([1, 2, 3, 4, 5].map(known), [false, false, true, true, true]);
+        let mut bytes = Vec::new();
+        erasures.encode(&mut bytes);
+        assert_eq!(Erasures::decode(&mut bytes.as_slice(), true), Some(erasures.clone()));
+        erasures.finish(Sequence(5), time(900)).unwrap();
+        erasures.remember(0);
+        assert!(!erasures.is_empty() && erasures.dropped() == Some(Sequence(5)));
+    }
+
+    #[test]
+    fn another_store_is_told_whom_it_does_not_know() {
+        let time = ArrivalTime::from_micros;
+        let mut earlier = Erasures::default();
+        earlier.add(erase("known"), Sequence(10), time(100));
+        let mut later = earlier.clone();
+        later.add(erase("done"), Sequence(20), time(200));
+        later.finish(Sequence(20), time(800)).unwrap();
+        later.add(erase("pending"), Sequence(30), time(300));
+        let unheard = later.unheard_by(&earlier);
+        let of = |entity, key: &str| unheard.project_of(EntityTypeId(entity), key.as_bytes());
+        for key in ["done", "pending"] {
+            assert_eq!((of(4, key), of(5, key)), (Some(ProjectId(3)), None), "{key}");
+        }
+        assert_eq!((of(4, "known"), of(4, "other")), (None, None));
+        assert!(later.unheard_by(&later).is_empty());
+        // One that was restored and went another way gave the sequence again.
+        let mut other = earlier.clone();
+        other.add(erase("elsewhere"), Sequence(20), time(250));
+        assert!(later.unheard_by(&other).project_of(EntityTypeId(4), b"done").is_some());
     }
 }

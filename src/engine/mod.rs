@@ -346,14 +346,28 @@ impl Engine {
     }
 
     /// Erases an entity: whatever was written of it until now is invisible at once, in every view
-    /// and as of any time, and its bytes are removed within `erase.within`.
+    /// and as of any time, and its bytes are removed within `erase.within`. Where nothing was
+    /// written of it since an erasure that is pending, the answer is that one.
     ///
     /// # Errors
-    /// `UNKNOWN_ENTITY_TYPE`, and those of [`Self::write`].
+    /// `UNKNOWN_ENTITY_TYPE`, `OVERLOADED` past `limits.pending_erasures`, and those of
+    /// [`Self::write`].
     pub async fn erase(&self, entity: EntityTypeId, key: &[u8]) -> Result<Erasure, Problem> {
         self.refuse_if_stopped()?;
+        if let Some(erasure) = self.covering_erasure(entity, key).await {
+            return Ok(erasure);
+        }
         let job = EraseJob { entity, key: key.into() };
         self.ask(|reply| Job::Erase(job, reply)).await
+    }
+
+    /// The pending erasure after which nothing was written of an entity, if there is one.
+    async fn covering_erasure(&self, entity: EntityTypeId, key: &[u8]) -> Option<Erasure> {
+        let (shared, key) = (self.shared.clone(), Box::<[u8]>::from(key));
+        let deadline = Deadline::after(self.shared.limits.request_timeout);
+        let covers = move || erase::covering(&shared, entity, &key);
+        // Where that cannot be read, another erasure does no harm.
+        self.reads.run(deadline, covers).await.ok()?
     }
 
     /// The erasure named by its sequence.

@@ -151,7 +151,8 @@ fn others(door: &mut Door) {
     let unknown = erase("user/nobody");
     let count = erase("user/count");
     let route = erase("route/A%2CB,C%2FD");
-    let in_order = [first, second, unknown, count, route];
+    let in_order = [first, unknown, count, route];
+    door.equal("nothing was written since", &json!(second), &json!(first));
     door.holds("all are accepted", in_order.iter().all(|(status, _)| *status == 202));
     door.holds("each has its own sequence", in_order.is_sorted_by(|a, b| a.1 < b.1));
     let listed = door.get("/api/v1/entities/route");
@@ -162,7 +163,7 @@ fn others(door: &mut Door) {
     );
     let metrics = door.ask("GET", "/metrics", &[], b"");
     let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
-    door.holds("they are counted", metrics.contains("\nlarder_erasures_pending 6\n"));
+    door.holds("they are counted", metrics.contains("\nlarder_erasures_pending 4\n"));
     let delete = |target| ("DELETE", target, &[][..], &b""[..]);
     let (unknown_type, invalid) = ((404, "UNKNOWN_ENTITY_TYPE"), (400, "INVALID_VALUE"));
     door.refuse(delete("/api/v1/entities/usr/u1"), unknown_type, "user");

@@ -268,6 +268,34 @@ fn check_whole(mut store: Store) {
 }
 
 #[tokio::test]
+async fn a_repeated_erasure_is_the_pending_one_and_their_number_has_a_limit() {
+    let mut store = Store::new();
+    store.engine.take().unwrap().close();
+    let limits = Limits { pending_erasures: 3, ..Limits::default() };
+    let options = Options { limits, ..options(store.directory.path(), Durability::Sync) };
+    store.engine = Some(open_with(options, &store.clock));
+    let definitions = Definitions::parse_toml("test", DEFINITIONS).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+    let user = store.engine().registry().entity_named(PROJECT, "user").unwrap().id;
+    let erase = async |key: &str| store.engine().erase(user, &user_key(key)).await;
+    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
+    let first = erase("u1").await.unwrap();
+    // Others go on being written.
+    store.push(&[("u2", None, age(1), Cell::Absent)]).await.unwrap();
+    assert_eq!(erase("u1").await.unwrap(), first);
+    // However old what was written since is.
+    store.push(&[("u1", Some(10), age(1), Cell::Absent)]).await.unwrap();
+    let second = erase("u1").await.unwrap();
+    assert!(second.sequence > first.sequence);
+    assert_eq!(erase("u1").await.unwrap(), second);
+    erase("u3").await.unwrap();
+    let refused = erase("u4").await.unwrap_err();
+    assert_eq!(refused.code, Code::Overloaded);
+    assert!(refused.detail.contains("limits.pending_erasures is 3"), "{}", refused.detail);
+    assert_eq!(erase("u1").await.unwrap(), second, "what is pending anyway is not refused");
+}
+
+#[tokio::test]
 async fn an_erasure_survives_a_crash() {
     let mut store = Store::defined().await;
     let user = store.engine().registry().entity_named(PROJECT, "user").unwrap().id;
