@@ -305,3 +305,27 @@ fn every_file_is_described(directory: &Path) {
     }
     assert!(described > 4, "{described}");
 }
+
+#[test]
+fn an_older_backup_is_restored_without_whom_a_newer_one_knows_to_be_erased() {
+    let root = tempfile::tempdir().unwrap();
+    let [data, to, old] = ["data", "backups", "old"].map(|name| root.path().join(name));
+    let server = Server::start(&data, SETTINGS);
+    define(&server);
+    push(&mut server.connect(), 0);
+    let url = format!("http://{}", server.address());
+    let (first, _) = backed_up(&expect(0, &["backup", text(&to), "--server", &url]));
+    let reply = server.connect().send("DELETE", "/api/v1/entities/user/u7", &[], b"").unwrap();
+    assert_eq!(reply.status, 202, "{reply}");
+    expect(0, &["backup", text(&to), "--server", &url]);
+    let expected = online(server.address(), None);
+    assert_eq!(expected[7], json!([null, null]));
+    let said = expect(0, &["restore", text(&first), "--data", text(&old)]);
+    assert!(
+        said.contains("1 entity that was erased after this backup is erased here too"),
+        "{said}"
+    );
+    expect(0, &["verify", text(&old)]);
+    let restored = Server::start(&old, SETTINGS);
+    assert_eq!(online(restored.address(), None), expected);
+}

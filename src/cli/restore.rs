@@ -11,8 +11,10 @@ use crate::cli::terminal::Progress;
 use crate::cli::verify::line;
 use crate::cli::{Done, settings, terminal};
 use crate::disk::real::RealDisk;
+use crate::engine::restore::{self, Outcome};
 use crate::engine::verify::Named;
-use crate::history::restore::{RestoreError, Restored, restore};
+use crate::history::restore::{RestoreError, Restored};
+use crate::time::{Clock, SystemClock};
 
 const EXAMPLE: &str = "Examples:\n  larder restore /backups/larder --data ./data\n  \
                        larder restore /backups/larder/20261121T150405.123456Z-4711\n\n\
@@ -22,7 +24,8 @@ const EXAMPLE: &str = "Examples:\n  larder restore /backups/larder --data ./data
 /// Sets up a data directory from a backup
 ///
 /// FROM is one backup, or a directory of backups, of which the newest is taken. It is verified
-/// first. Nothing is written over: the data directory must be empty or not there.
+/// first. Nothing is written over: the data directory must be empty or not there. Of an older
+/// backup nobody is restored whom a newer one beside it knows to be erased.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Restore {
@@ -39,29 +42,58 @@ pub(super) struct Restore {
 
 impl Restore {
     pub(super) fn run(&self) -> Done {
-        let data = match &self.data {
-            Some(data) => data.clone(),
-            None => settings::read(self.config.as_deref(), Vec::new())?.storage.data_dir,
-        };
+        let config = settings::read(self.config.as_deref(), Vec::new())?;
+        let data = self.data.as_ref().unwrap_or(&config.storage.data_dir);
         let mut bar = Progress::new("restored");
         let mut progress = |done, total| bar.set(done, total);
-        let restored = restore(&RealDisk, &self.from, &data, &mut progress);
+        let when = (SystemClock.now(), config.erase.within);
+        let outcome = restore::run(&RealDisk, &self.from, data, when, &mut progress);
         bar.clear();
-        let Restored { from, sequence, bytes } = restored.map_err(failure)?;
+        let outcome = outcome.map_err(failure)?;
+        let Restored { from, sequence, bytes } = &outcome.restored;
         terminal::say(format_args!(
             "{} holds what {} does: {bytes} bytes, up to sequence {sequence}",
             data.display(),
             from.display()
         ));
+        say_who_is_left_out(&outcome);
         Ok(())
     }
 }
 
-fn failure(error: RestoreError) -> Failure {
+fn say_who_is_left_out(outcome: &Outcome) {
+    let Outcome { erased, deadline, asked, unremembered, unreadable, .. } = outcome;
+    if *erased > 0 {
+        let entities = terminal::counted(*erased, "entity that was", "entities that were");
+        terminal::say(format_args!(
+            "{entities} erased after this backup {} erased here too, the bytes gone by {deadline} \
+             if a server runs",
+            if *erased == 1 { "is" } else { "are" }
+        ));
+    }
+    if let Some(sequence) = unremembered {
+        let later = asked.first().map(|path| path.display().to_string()).unwrap_or_default();
+        terminal::note(format_args!(
+            "{later} no longer knows who was erased up to sequence {sequence}: whoever was erased \
+             between this backup and then may be back"
+        ));
+    }
+    for path in unreadable {
+        terminal::note(format_args!(
+            "the marker of {} cannot be read: if that backup is the newest, whoever was erased \
+             before it and after the others may be back",
+            path.display()
+        ));
+    }
+}
+
+fn failure(error: restore::Error) -> Failure {
     let first = error.to_string();
     match error {
-        RestoreError::NotEmpty { .. } | RestoreError::NoBackup { .. } => Failure::wrong_use(first),
-        RestoreError::Damaged { findings, .. } => {
+        restore::Error::Restore(RestoreError::NotEmpty { .. } | RestoreError::NoBackup { .. }) => {
+            Failure::wrong_use(first)
+        }
+        restore::Error::Restore(RestoreError::Damaged { findings, .. }) => {
             let named = findings.into_iter().map(|finding| Named { finding, view: None });
             Failure::Failed([first].into_iter().chain(named.map(|named| line(&named))).collect())
         }

@@ -73,6 +73,10 @@ pub mod sizes;
 
 pub mod backup;
 
+mod known;
+
+pub mod restore;
+
 pub mod export;
 
 #[cfg(test)]

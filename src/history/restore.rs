@@ -1,22 +1,44 @@
 //! Sets up a data directory from a backup: verified before and after, with an epoch of its own, and
 //! never over anything.
 //!
-//! It does not know how a backup was made.
+//! It does not know how a backup was made, nor what is to be written behind it.
 
 use std::path::{Path, PathBuf};
 
 use super::backup::{self, Backups, EPOCH_JUMP, Marker, MarkerError, MarkerFile, checksum_of};
 use super::manifest::{self, LoadError, Manifest};
+use super::record::{self, EncodedRequest};
+use super::segment;
 use super::verify::{Finding, InUse, verify};
 use crate::disk::{self as files, Disk, DiskError, DiskErrorKind};
+use crate::frame::{self, FrameHeader, FrameKind};
 use crate::ids::{Epoch, Sequence};
+use crate::time::ArrivalTime;
+
+/// A backup that is to be restored.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Chosen {
+    /// Its directory.
+    pub path: PathBuf,
+    /// What it says of itself.
+    pub marker: Marker,
+}
+
+/// What is written behind what is restored.
+#[derive(Clone, Copy, Debug)]
+pub struct Added<'a> {
+    /// The records.
+    pub request: &'a EncodedRequest,
+    /// When they arrive; not before what was there.
+    pub arrival: ArrivalTime,
+}
 
 /// What was restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Restored {
     /// The backup.
     pub from: PathBuf,
-    /// The last sequence in it.
+    /// The last sequence there is now.
     pub sequence: Sequence,
     /// Bytes of history.
     pub bytes: u64,
@@ -90,7 +112,7 @@ pub enum RestoreError {
     },
 }
 
-/// Restores the backup `from`, or the newest in it, to `data`. `progress` hears what is done and
+/// Restores a backup to `data`, with what is `added` behind it. `progress` hears what is done and
 /// how much there is.
 ///
 /// # Errors
@@ -98,19 +120,19 @@ pub enum RestoreError {
 /// taken for one.
 pub fn restore(
     disk: &dyn Disk,
-    from: &Path,
+    Chosen { path: from, marker }: &Chosen,
     data: &Path,
+    added: Option<Added<'_>>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Restored, RestoreError> {
     refuse_unless_empty(disk, data)?;
-    let (from, marker) = find(disk, from)?;
     // It is read to be verified, then to be copied, and the copy is read.
     let total = 3 * marker.files.iter().map(|file| file.bytes).sum::<u64>();
     let mut done = 0;
-    check(disk, &from, &mut |part, _| progress(part, total))?;
-    let manifest = Manifest::load(disk, &from)?;
+    check(disk, from, &mut |part, _| progress(part, total))?;
+    let manifest = Manifest::load(disk, from)?;
     let manifest = manifest.ok_or_else(|| RestoreError::NoBackup { path: from.clone() })?;
-    let epoch = later_epoch(manifest.epoch)?;
+    let manifest = Manifest { epoch: later_epoch(manifest.epoch)?, ..manifest };
     let directory = data.join("history");
     disk.create_dir_all(&directory)?;
     let _lock = disk.lock_exclusive(&data.join("LOCK"))?;
@@ -125,7 +147,11 @@ pub fn restore(
         }
         disk.sync_dir(&directory)?;
     }
-    Manifest { epoch, ..manifest }.save(disk, data)?;
+    let sequence = match added {
+        Some(added) => append(disk, &directory, &manifest, marker, added)?,
+        None => marker.sequence,
+    };
+    manifest.save(disk, data)?;
     let checked = check(disk, data, &mut |part, _| progress(total / 3 * 2 + part, total));
     if let Err(error) = checked {
         // What is damaged must not be served.
@@ -134,10 +160,42 @@ pub fn restore(
         return Err(error);
     }
     progress(total, total);
-    Ok(Restored { from, sequence: marker.sequence, bytes: done })
+    Ok(Restored { from: from.clone(), sequence, bytes: done })
 }
 
-fn refuse_unless_empty(disk: &dyn Disk, data: &Path) -> Result<(), RestoreError> {
+/// Writes a frame behind the log, which is not named by a manifest yet. Returns its last sequence.
+fn append(
+    disk: &dyn Disk,
+    directory: &Path,
+    manifest: &Manifest,
+    marker: &Marker,
+    Added { request, arrival }: Added<'_>,
+) -> Result<Sequence, RestoreError> {
+    // Without a log there never was a row that anything could be said of.
+    let Some(last) = manifest.segments.last() else { return Ok(marker.sequence) };
+    let file = disk.open_write(&segment::path(directory, last.first))?;
+    let mut frame = vec![0; frame::HEADER_BYTES];
+    record::encode_payload(&[request], &mut frame);
+    let header = FrameHeader {
+        kind: FrameKind::Writes,
+        store: manifest.store,
+        epoch: manifest.epoch,
+        first: marker.sequence.next(),
+        count: request.count(),
+        arrival: arrival.max(manifest.last_arrival),
+        durable: marker.sequence,
+    };
+    frame::seal(&header, &mut frame);
+    file.write_at(&frame, file.length()?)?;
+    file.sync_data()?;
+    Ok(header.last())
+}
+
+/// Refuses a directory in which something is.
+///
+/// # Errors
+/// [`RestoreError::NotEmpty`], or the disk failed.
+pub fn refuse_unless_empty(disk: &dyn Disk, data: &Path) -> Result<(), RestoreError> {
     match disk.list(data) {
         Ok(entries) if entries.is_empty() => Ok(()),
         Ok(_) => Err(RestoreError::NotEmpty { path: data.to_owned() }),
@@ -147,9 +205,12 @@ fn refuse_unless_empty(disk: &dyn Disk, data: &Path) -> Result<(), RestoreError>
 }
 
 /// The backup at `from`, or the furthest in that directory.
-fn find(disk: &dyn Disk, from: &Path) -> Result<(PathBuf, Marker), RestoreError> {
+///
+/// # Errors
+/// There is none, or it is not clear which that is.
+pub fn find(disk: &dyn Disk, from: &Path) -> Result<Chosen, RestoreError> {
     match Marker::load(disk, from) {
-        Ok(marker) => return Ok((from.to_owned(), marker)),
+        Ok(marker) => return Ok(Chosen { path: from.to_owned(), marker }),
         Err(MarkerError::Disk(error)) if error.kind() == DiskErrorKind::NotFound => {}
         Err(error) => return Err(error.into()),
     }
@@ -170,7 +231,7 @@ fn find(disk: &dyn Disk, from: &Path) -> Result<(PathBuf, Marker), RestoreError>
             let (path, backups) = (from.to_owned(), Box::new([first.0, other]));
             Err(RestoreError::Several { path, backups })
         }
-        None => Ok(first),
+        None => Ok(Chosen { path: first.0, marker: first.1 }),
     }
 }
 

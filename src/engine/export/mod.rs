@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
-use crate::engine::control::{self, Control, ControlError};
-use crate::engine::erase::Erase;
 use crate::engine::export::ledger::{Ledger, LedgerError};
 use crate::engine::export::parts::{PartError, Parts};
+use crate::engine::known::{Known, KnownError};
 use crate::history::backup::Pinned;
 use crate::history::bounds::Bounds;
 use crate::history::open::OpenError;
@@ -23,8 +22,6 @@ use crate::history::replay::LoggedFrame;
 use crate::history::sealed::RowIn;
 use crate::history::{History, ReadError};
 use crate::ids::{Sequence, ViewId};
-use crate::registry::Registry;
-use crate::registry::record::decode_change;
 use crate::registry::resolve::ResolveError;
 
 const README: &str = include_str!("README.md");
@@ -74,7 +71,7 @@ pub enum ExportError {
     Read(#[from] ReadError),
     /// The definitions cannot be read.
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Known(#[from] KnownError),
     /// There is no such project.
     #[error(transparent)]
     Project(#[from] ResolveError),
@@ -111,7 +108,8 @@ pub fn export(
         return Ok(Exported { after, sequence, rows: 0, files: 0 });
     }
     let history = History::of_pinned(pinned)?;
-    let registry = take_up(pinned, &history)?;
+    let Known { registry, erasures } = Known::read(pinned, &history)?;
+    history.set_erased(erasures.erased());
     let project_id = registry.project_named(project)?;
     let views = registry.all_views().filter(|view| view.project == project_id && view.offline);
     let views: Vec<_> = views.cloned().collect();
@@ -136,35 +134,6 @@ pub fn export(
     let files = made.len();
     ledger.commit(disk, sequence, made)?;
     Ok(Exported { after, sequence, rows, files })
-}
-
-/// The definitions as they stand at the end of what is held. From then on `history` hides what was
-/// erased by then.
-fn take_up(pinned: &Pinned, history: &History) -> Result<Registry, ExportError> {
-    let snapshot = pinned.manifest.control.as_ref();
-    let control = snapshot.map(|control| control::decode(&control.bytes)).transpose()?;
-    let covers = snapshot.map_or(Sequence::ZERO, |control| control.covers);
-    let Control { mut registry, erasures, .. } = control.unwrap_or_default();
-    history.set_erased(erasures.erased());
-    history.replay(covers, |frame| {
-        let unreadable = |error| ExportError::from(frame.unreadable(&error));
-        for request in frame.requests().map_err(unreadable)? {
-            for record in request.map_err(unreadable)?.records() {
-                if let (sequence, Record::Control(bytes)) = record.map_err(unreadable)?
-                    && sequence > covers
-                {
-                    if let Some(erase) = Erase::decode(bytes) {
-                        history.erase(&erase.views, &erase.key, sequence);
-                        continue;
-                    }
-                    let change = decode_change(bytes).map_err(ControlError::from)?;
-                    registry.apply(&change).map_err(ControlError::from)?;
-                }
-            }
-        }
-        Ok::<(), ExportError>(())
-    })?;
-    Ok(registry)
 }
 
 /// Rows on their way into files, but those that are erased.

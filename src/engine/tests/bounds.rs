@@ -6,6 +6,8 @@
 use super::*;
 use crate::disk::Disk;
 use crate::engine::as_of::AsOfAnswers;
+use crate::engine::restore;
+use crate::history::backup::take;
 use crate::time::Stopwatch;
 
 const DAY: i64 = 86_400;
@@ -335,6 +337,85 @@ fn copy_all(from: &Path, to: &Path) {
             true => copy_all(&entry.path(), &copy),
             false => drop(std::fs::copy(entry.path(), copy).unwrap()),
         }
+    }
+}
+
+async fn back_up(store: &Store, to: &Path) -> std::path::PathBuf {
+    let begun = store.engine().begin_backup().await.unwrap();
+    let taken = take(&RealDisk, &begun.pinned, to, store.clock.now(), &mut |_, _| {}).unwrap();
+    assert!(store.engine().end_backup(begun.id));
+    taken.path
+}
+
+/// Restores a backup and serves it.
+fn restored(from: &Path, clock: &ManualClock) -> (Store, restore::Outcome) {
+    let directory = tempfile::tempdir().unwrap();
+    let when = (clock.now(), Span::from_seconds(7 * DAY));
+    let outcome = restore::run(&RealDisk, from, directory.path(), when, &mut |_, _| {}).unwrap();
+    let engine = Some(open_with(busy(directory.path()), clock));
+    (Store { directory, clock: clock.clone(), engine }, outcome)
+}
+
+#[tokio::test]
+async fn whom_a_later_backup_knows_to_be_erased_is_not_restored() {
+    for is_done in [false, true] {
+        let store = store_with("tier = \"memory\"").await;
+        let devices = "[entity.device]\njoin_keys = [\"id\"]\n\
+                       [view.device]\nentity = \"device\"\nfeatures = { n = \"int32\" }\n";
+        let devices = Definitions::parse_toml("test", devices).unwrap();
+        store.engine().define(devices, DefineOptions::default()).await.unwrap();
+        let registry = store.engine().registry();
+        let of = |name| registry.entity_named(PROJECT, name).unwrap().id;
+        let (user, device) = (of("user"), of("device"));
+        // Of another entity type, with the same key.
+        let mut batch = WriteBatch::new(&registry, store.engine().limits());
+        batch.start(registry.view_named(PROJECT, "device").unwrap());
+        batch.end(&user_key("secret-user"), None).unwrap();
+        store.engine().write(PROJECT, batch, None).await.unwrap();
+        for n in 0..200 {
+            let user = ["secret-user", "u1", "u2"][n as usize % 3];
+            let land = if n % 3 == 0 { country("hidden land") } else { country("AE") };
+            store.push(&[(user, Some(50), age(n), land)]).await.unwrap();
+        }
+        let metrics = store.engine().metrics().clone();
+        eventually("some of it is sealed", || metrics.sealed_files.get() > 0).await;
+        let to = tempfile::tempdir().unwrap();
+        let first = back_up(&store, to.path()).await;
+        let alone = restored(&first, &store.clock);
+        assert_eq!((alone.1.erased, alone.1.asked), (0, Vec::new()));
+        assert_eq!(alone.0.now("secret-user")[0], present(Value::Int32(198)));
+        let erased = store.engine().erase(user, &user_key("secret-user")).await.unwrap();
+        store.engine().erase(user, &user_key("nobody")).await.unwrap();
+        if is_done {
+            store.clock.advance(Span::from_seconds(4 * DAY));
+            let done = || store.engine().erasure(PROJECT, erased.sequence).unwrap().done.is_some();
+            eventually("it is done", done).await;
+        }
+        // What is written later is not in the backup.
+        store.push(&[("secret-user", None, age(7), Cell::Absent)]).await.unwrap();
+        let second = back_up(&store, to.path()).await;
+        let (mut old, outcome) = restored(&first, &store.clock);
+        assert_eq!((outcome.erased, outcome.asked), (1, vec![second.clone()]), "{is_done}");
+        for round in 0..2 {
+            assert_eq!(old.now("secret-user"), nobody(), "{is_done} {round}");
+            assert_eq!(old.then("secret-user", 60).await, nobody(), "{is_done} {round}");
+            assert_eq!(old.now("u1")[0], present(Value::Int32(199)), "{is_done} {round}");
+            let deadline = Deadline::after(Span::from_seconds(60));
+            assert_eq!(old.engine().entity_count(device, deadline).await.unwrap(), 1);
+            restart_from_history(&mut old);
+        }
+        let sequence = outcome.restored.sequence;
+        let pending = old.engine().erasure(PROJECT, sequence).unwrap();
+        assert_eq!((pending.done, pending.deadline), (None, outcome.deadline));
+        assert!(lies_in(old.directory.path(), b"hidden land").is_some());
+        store.clock.advance(Span::from_seconds(4 * DAY));
+        let done = || old.engine().erasure(PROJECT, sequence).unwrap().done.is_some();
+        eventually("it is done there too", done).await;
+        assert_eq!(lies_in(old.directory.path(), b"hidden land"), None);
+        check_whole(old);
+        let (new, outcome) = restored(to.path(), &store.clock);
+        assert_eq!((outcome.erased, outcome.restored.from), (0, second));
+        assert_eq!(new.now("secret-user")[0], present(Value::Int32(7)));
     }
 }
 

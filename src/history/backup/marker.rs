@@ -83,7 +83,7 @@ impl Marker {
 
     /// Whether `later` can be of the store that this one was taken of, further on, with no restore
     /// in between: a restored store gives numbers of files again.
-    pub(super) fn is_of_the_same_past(&self, later: &Self) -> bool {
+    pub fn is_of_the_same_past(&self, later: &Self) -> bool {
         let starts = later.epoch.0.checked_sub(self.epoch.0);
         self.store == later.store && starts.is_some_and(|starts| starts < EPOCH_JUMP)
     }

@@ -18,7 +18,7 @@ use crate::ids::Sequence;
 use crate::time::ArrivalTime;
 
 pub use marker::{EPOCH_JUMP, Marker, MarkerError, MarkerFile, marker_path};
-pub use pinned::{Pinned, PinnedFile, Unfit, pin_directory};
+pub use pinned::{Pinned, PinnedFile, Unfit, pin_backup, pin_directory};
 
 /// Bytes asked of the source at once.
 pub const PART_BYTES: usize = 1 << 20;
@@ -152,6 +152,8 @@ pub fn backups(disk: &dyn Disk, to: &Path) -> Result<Backups, DiskError> {
         match Marker::load(disk, &path) {
             Ok(marker) => found.whole.push((path, marker)),
             Err(MarkerError::Disk(error)) if error.kind() == DiskErrorKind::NotFound => {}
+            // Something else may be called so, or lie where we may not look.
+            Err(_) if !is_name(&entry.name) && !is_there(disk, &manifest::path(&path)) => {}
             Err(error) => found.unreadable.push((path, error)),
         }
     }
@@ -160,6 +162,10 @@ pub fn backups(disk: &dyn Disk, to: &Path) -> Result<Backups, DiskError> {
     });
     found.unreadable.sort_by(|(a, _), (b, _)| a.cmp(b));
     Ok(found)
+}
+
+fn is_there(disk: &dyn Disk, path: &Path) -> bool {
+    disk.open_read(path).is_ok()
 }
 
 /// Removes what interrupted backups left: directories with a name of ours and without a marker.

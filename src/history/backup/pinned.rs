@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::marker::{Marker, MarkerFile};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind, DiskFile, DiskLock};
 use crate::history::manifest::{LoadError, Manifest, SegmentEntry};
 use crate::history::open::{OpenError, check_chain, check_header};
@@ -117,11 +118,20 @@ impl Writer {
     }
 }
 
-/// Holds a data directory that no server uses, which stays locked as long as the lock is kept.
+/// Holds a whole backup, which nobody changes.
 ///
 /// # Errors
-/// It is in use, damaged, or of a newer release.
-pub fn pin_directory(disk: &dyn Disk, root: &Path) -> Result<(Pinned, DiskLock), Unfit> {
+/// It is damaged, or of a newer release.
+pub fn pin_backup(disk: &dyn Disk, path: &Path, marker: &Marker) -> Result<Pinned, Unfit> {
+    let manifest = load(disk, path)?;
+    let last = manifest.segments.last().map(|open| segment::path(Path::new(""), open.first));
+    let is_last = |file: &&MarkerFile| last.as_deref() == Some(Path::new(&file.name));
+    let end = marker.files.iter().find(is_last).map_or(0, |file| file.bytes);
+    let files = open_files(disk, &path.join("history"), &manifest, end)?;
+    Ok(Pinned { manifest, files, sequence: marker.sequence })
+}
+
+fn load(disk: &dyn Disk, root: &Path) -> Result<Manifest, Unfit> {
     let load = Manifest::load(disk, root).map_err(|error| match error {
         LoadError::Disk(error) => Unfit::Disk(error),
         LoadError::Bytes(error) => {
@@ -129,17 +139,21 @@ pub fn pin_directory(disk: &dyn Disk, root: &Path) -> Result<(Pinned, DiskLock),
             OpenError::Damaged(Damage { path, offset: 0, reason: error.to_string() }).into()
         }
     });
-    if load?.is_none() {
-        return Err(Unfit::Missing { path: root.to_owned() });
-    }
+    load?.ok_or_else(|| Unfit::Missing { path: root.to_owned() })
+}
+
+/// Holds a data directory that no server uses, which stays locked as long as the lock is kept.
+///
+/// # Errors
+/// It is in use, damaged, or of a newer release.
+pub fn pin_directory(disk: &dyn Disk, root: &Path) -> Result<(Pinned, DiskLock), Unfit> {
+    load(disk, root)?;
     let lock = disk.lock_exclusive(&root.join("LOCK")).map_err(|error| match error.kind() {
         DiskErrorKind::Locked => Unfit::Open(OpenError::Locked { path: root.to_owned() }),
         _ => error.into(),
     })?;
     // Only now nobody replaces it.
-    let Ok(Some(mut manifest)) = Manifest::load(disk, root) else {
-        return Err(Unfit::Missing { path: root.to_owned() });
-    };
+    let mut manifest = load(disk, root)?;
     check_chain(&manifest, root)?;
     let directory = root.join("history");
     let (end, sequence) = match manifest.segments.last() {

@@ -15,7 +15,7 @@ use crate::history::backup::{
     BackupError, Backups, EPOCH_JUMP, Marker, Taken, backups, check_marker, marker_path,
     pin_directory, take,
 };
-use crate::history::restore::{RestoreError, Restored, restore};
+use crate::history::restore::{Added, RestoreError, Restored, find, restore};
 use crate::history::verify::{InUse, verify};
 
 const TO: &str = "/backups";
@@ -27,7 +27,7 @@ fn back_up(disk: &FakeDisk, now: i64) -> Result<Taken, BackupError> {
 }
 
 fn restore_to(disk: &FakeDisk, from: &Path, to: &str) -> Result<Restored, RestoreError> {
-    restore(disk, from, Path::new(to), &mut |_, _| {})
+    restore(disk, &find(disk, from)?, Path::new(to), None, &mut |_, _| {})
 }
 
 fn open_in(disk: &FakeDisk, root: &str) -> Opened {
@@ -192,16 +192,27 @@ fn a_restore_that_was_interrupted_is_no_data_directory() {
     let before = rows_in(&base.crash(), ROOT);
     back_up(&base, 1).unwrap();
     let base = base.crash();
+    // Something is written behind what is restored.
+    let mut request = RequestBuilder::new(None).unwrap();
+    request.control(b"control");
+    let request = request.finish().unwrap();
+    let chosen = find(&base, Path::new(TO)).unwrap();
     let mut step = 0;
     loop {
         step += 1;
         let disk = base.crash();
         disk.fail(Fault { operation: None, nth: step, lasting: true, error: DiskErrorKind::Io });
-        let restored = restore_to(&disk, Path::new(TO), OTHER);
+        let added = Some(Added { request: &request, arrival: at(1) });
+        let restored = restore(&disk, &chosen, Path::new(OTHER), added, &mut |_, _| {});
         for disk in [disk.crash(), disk.crash_seeded(step)] {
             match open(Arc::new(disk.clone()), Path::new(OTHER), options()) {
                 Ok(opened) if opened.last_sequence > Sequence::ZERO => {
                     assert_eq!(replayed(&opened.reader), before, "step {step}");
+                    assert_eq!(opened.last_sequence, Sequence(601), "step {step}: all of it");
+                    assert!(
+                        opened.last_arrival > Some(at(1)),
+                        "it does not arrive before the rest"
+                    );
                 }
                 Ok(_) => {
                     let left = disk.list(&Path::new(OTHER).join("history")).unwrap();
