@@ -5,7 +5,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -23,6 +26,10 @@ use crate::ids::Sequence;
 /// Parts of one file kept: its index is read beside its rows.
 const PARTS_KEPT: usize = 4;
 
+/// How often the server hears that what it holds is wanted, whatever is read of it: comparing a
+/// large file with an earlier copy takes longer than a server is patient.
+const BEAT: Duration = Duration::from_secs(60);
+
 /// A store that is held until this is dropped.
 pub(super) struct Held {
     pinned: Pinned,
@@ -34,6 +41,8 @@ pub(super) struct Held {
 struct ServersHold {
     remote: Arc<Remote>,
     id: u64,
+    /// Ends the beat when it is dropped.
+    _beat: Sender<()>,
 }
 
 #[derive(Deserialize)]
@@ -55,7 +64,7 @@ impl Held {
     /// Holds the store of a server or of a directory.
     pub(super) fn of(place: Place) -> Result<Self, Failure> {
         match place {
-            Place::Server(remote) => Self::of_server(remote),
+            Place::Server(remote) => Self::of_server(remote, BEAT),
             Place::Directory(path) => {
                 let (pinned, lock) = pin_directory(&RealDisk, &path).map_err(Failure::failed)?;
                 Ok(Self { pinned, _lock: Some(lock), _hold: None })
@@ -63,11 +72,12 @@ impl Held {
         }
     }
 
-    fn of_server(remote: Remote) -> Result<Self, Failure> {
+    fn of_server(remote: Remote, beat: Duration) -> Result<Self, Failure> {
         let Begun { id, sequence, manifest, files } =
             remote.parse(&remote.post("/api/v1/backups")?)?;
         let remote = Arc::new(remote);
-        let hold = ServersHold { remote: remote.clone(), id };
+        let (stop, stopped) = channel();
+        let hold = ServersHold { remote: remote.clone(), id, _beat: stop };
         let manifest = STANDARD.decode(manifest).map_err(Failure::failed)?;
         let manifest = Manifest::decode(&manifest).map_err(Failure::failed)?;
         // They become names of files here.
@@ -75,6 +85,19 @@ impl Held {
             files.iter().find(|file| !backup::is_file_name(&file.name))
         {
             return Err(Failure::failed(format_args!("the server has a file \"{name}\"")));
+        }
+        if let Some(BegunFile { name, .. }) = files.first() {
+            // No byte of it: asking says it all.
+            let path = format!("/api/v1/backups/{id}/{name}?offset=0&length=0");
+            let remote = remote.clone();
+            let keep = move || {
+                while stopped.recv_timeout(beat) == Err(RecvTimeoutError::Timeout) {
+                    // What failed for good shows where something is read.
+                    let _ = remote.get(&path);
+                }
+            };
+            let beat = thread::Builder::new().name("larder-beat".to_owned()).spawn(keep);
+            beat.map_err(Failure::failed)?;
         }
         let file = |BegunFile { name, bytes, sealed }| {
             let (remote, parts) = (remote.clone(), Mutex::default());
@@ -187,5 +210,72 @@ impl DiskFile for RemoteFile {
 
     fn drop_cache(&self) -> Result<(), DiskError> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::Receiver;
+
+    use super::*;
+    use crate::config::{Config, Sources};
+    use crate::ids::{Epoch, StoreId};
+    use crate::time::ArrivalTime;
+
+    /// A server that answers everything with `answer`, and what it hears.
+    fn server(answer: String) -> (String, Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (hear, heard) = channel();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (stream, answer, hear) = (stream.unwrap(), answer.clone(), hear.clone());
+                thread::spawn(move || converse(&stream, &answer, &hear));
+            }
+        });
+        (url, heard)
+    }
+
+    fn converse(mut stream: &TcpStream, answer: &str, hear: &Sender<String>) {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+        while let Some(first) = lines.next() {
+            // The end of a body that is none.
+            let Some(asked) = first.strip_suffix(" HTTP/1.1") else { continue };
+            let _ = lines.find(String::is_empty);
+            let _ = hear.send(asked.to_owned());
+            let length = answer.len();
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{answer}");
+        }
+    }
+
+    #[test]
+    fn the_server_hears_that_what_it_holds_is_wanted_until_it_is_not() {
+        let manifest = Manifest {
+            store: StoreId([7; 16]),
+            epoch: Epoch(1),
+            last_arrival: ArrivalTime::MIN,
+            segments: Vec::new(),
+            sealed: Vec::new(),
+            floors: Vec::new(),
+            control: None,
+        };
+        let file = "00000000000000000001.log";
+        let begun = serde_json::json!({
+            "id": 7, "sequence": 1, "manifest": STANDARD.encode(manifest.encode()),
+            "files": [{ "name": file, "bytes": 9_000_000_000_u64, "sealed": false }],
+        });
+        let (url, heard) = server(begun.to_string());
+        let nothing = Sources::default();
+        let remote = Remote::new(Some(&url), &Config::load(&nothing).unwrap()).unwrap();
+        let held = Held::of_server(remote, Duration::from_millis(5)).unwrap();
+        let next = || heard.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!(next(), "POST /api/v1/backups");
+        for _ in 0..3 {
+            assert_eq!(next(), format!("GET /api/v1/backups/7/{file}?offset=0&length=0"));
+        }
+        drop(held);
+        while next() != "DELETE /api/v1/backups/7" {}
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::{Request, Response};
-use ureq::{Agent, AsSendBody, Body, SendBody};
+use ureq::{Agent, AsSendBody, Body, SendBody, Timeout};
 
 use crate::cli::failure::Failure;
 use crate::cli::target::{Features, LoadAsk, LoadReport, TrainAsk, encode};
@@ -28,6 +28,11 @@ use crate::time::TimeUnit;
 
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a server may say nothing, or take nothing, in the middle of a request: longer than its
+/// own deadlines.
+const IDLE: Duration = Duration::from_secs(300);
+/// How long it may say nothing while it works on a file that it was sent.
+const WORK: Duration = Duration::from_secs(6 * 3600);
 /// How long a server may take to answer a probe.
 const PROBE: Duration = Duration::from_secs(5);
 /// The media type of Parquet.
@@ -57,12 +62,18 @@ impl Remote {
             Some(url) => base_of(url)?,
             None => format!("http://{}", reachable(config.server.listen)?),
         };
+        Ok(Self::patient(base, IDLE))
+    }
+
+    fn patient(base: String, idle: Duration) -> Self {
         let agent = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
-            .timeout_connect(Some(CONNECT));
-        Ok(Self { agent: agent.build().into(), base })
+            .timeout_connect(Some(CONNECT))
+            .timeout_per_read(Some(idle))
+            .timeout_per_write(Some(idle));
+        Self { agent: agent.build().into(), base }
     }
 
     /// What `/health` says: whether it is well, and its words.
@@ -131,8 +142,8 @@ impl Remote {
         let request = Request::post(format!("{}{}", self.base, load_path(ask)))
             .header("content-type", PARQUET)
             .header("content-length", total);
-        let answer = self.send(request, SendBody::from_owned_reader(upload))?;
-        self.parse(&answer)
+        let response = self.send_file(request, upload)?;
+        self.parse(&self.read(response)?)
     }
 
     /// See [`crate::cli::target::Target::train`].
@@ -148,10 +159,8 @@ impl Remote {
         let request = Request::post(format!("{}{}", self.base, train_path(ask)))
             .header("content-type", PARQUET)
             .header("accept", PARQUET)
-            .header("content-length", total)
-            .body(SendBody::from_owned_reader(upload))
-            .map_err(Failure::wrong_use)?;
-        let response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
+            .header("content-length", total);
+        let response = self.send_file(request, upload)?;
         if !response.status().is_success() {
             return self.read(response).map(drop);
         }
@@ -171,6 +180,18 @@ impl Remote {
         self.read(response.map_err(|error| self.unreachable(&error))?)
     }
 
+    /// Sends a file that the server takes its time over.
+    fn send_file(
+        &self,
+        request: ureq::http::request::Builder,
+        upload: Upload,
+    ) -> Result<Response<Body>, Failure> {
+        let body = SendBody::from_owned_reader(upload);
+        let request = request.body(body).map_err(Failure::wrong_use)?;
+        let request = self.agent.configure_request(request).timeout_per_read(Some(WORK)).build();
+        self.agent.run(request).map_err(|error| self.unreachable(&error))
+    }
+
     fn read(&self, mut response: Response<Body>) -> Result<Vec<u8>, Failure> {
         let body = response.body_mut().with_config().limit(ANSWER_BYTES).read_to_vec();
         let body = body.map_err(|error| self.unreachable(&error))?;
@@ -184,6 +205,10 @@ impl Remote {
     }
 
     fn unreachable(&self, error: &ureq::Error) -> Failure {
+        if matches!(error, ureq::Error::Timeout(Timeout::PerRead | Timeout::PerWrite)) {
+            let message = format_args!("the server at {} does not go on: {error}", self.base);
+            return Failure::failed(message);
+        }
         Failure::Failed(vec![
             format!("no server answers at {}: {error}", self.base),
             "start one with `larder serve`, name another with --server, or work on a data \
@@ -296,7 +321,21 @@ impl Read for Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    #[test]
+    fn a_server_that_says_nothing_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        // It takes the request, and that is all.
+        let taken = std::thread::spawn(move || listener.accept().unwrap());
+        let failure = Remote::patient(base, Duration::from_millis(20)).get("/ready").unwrap_err();
+        let Failure::Failed(lines) = failure else { panic!("{failure:?}") };
+        assert!(lines[0].contains("does not go on: timeout"), "{lines:?}");
+        drop(taken.join().unwrap());
+    }
 
     #[test]
     fn servers_are_found_from_what_is_typed() {
