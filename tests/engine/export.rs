@@ -143,7 +143,10 @@ impl Written {
     }
 
     async fn held(&self) -> Arc<Pinned> {
-        self.engine.begin_backup().await.expect("few are under way").pinned
+        let begun = self.engine.begin_backup().await.expect("few are under way");
+        // What is open stays open.
+        assert!(self.engine.end_backup(begun.id));
+        begun.pinned
     }
 }
 
@@ -276,7 +279,7 @@ fn check(disk: &dyn Disk, to: &Path, expected: &Expected) {
 
 fn run(pinned: &Pinned, disk: &dyn Disk, to: &Path) -> Result<Exported, ExportError> {
     // Little, so that a day has several files.
-    let options = ExportOptions { project: "default", memory_bytes: 40_000 };
+    let options = ExportOptions { project: "default", memory_bytes: 150_000 };
     export(pinned, options, disk, to, &mut |_| {})
 }
 
@@ -383,4 +386,63 @@ async fn what_is_erased_is_not_exported() {
     store.write(60).await;
     run(store.held().await.as_ref(), &RealDisk, &to).expect("exported");
     check(&RealDisk, &to, &store.expected);
+}
+
+impl Written {
+    /// Writes a row of `view`, of which every feature is left out, at each of these times.
+    async fn write_at(&self, view: &str, key: &[u8], times: impl Iterator<Item = i64>) {
+        let registry = self.engine.registry();
+        let view = registry.view_named(PROJECT, view).expect("defined");
+        let mut batch = WriteBatch::new(&registry, self.engine.limits());
+        for time in times {
+            batch.start(view);
+            batch.end(key, Some(EventTime::from_micros(time))).expect("small");
+        }
+        self.engine.write(PROJECT, batch, None).await.expect("it fits");
+    }
+}
+
+#[tokio::test]
+async fn a_view_that_is_defined_anew_gets_a_directory_of_its_own() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (data, to) = (root.path().join("data"), root.path().join("lake"));
+    let store = Written::new(&data).await;
+    let gate = key(&[(KeyType::String, "a"), (KeyType::Int32, "1")]);
+    store.write_at("v", &gate, [START].into_iter()).await;
+    run(store.held().await.as_ref(), &RealDisk, &to).expect("exported");
+    let before = files(&RealDisk, &to);
+    for _ in 0..2 {
+        store.engine.drop_view(PROJECT, "v").await.expect("it is there");
+        let anew = "[view.v]\nentity = \"user\"\nfeatures = { n = \"string\" }\n";
+        let entity = "[entity.user]\njoin_keys = [\"user_id:int64\"]\n";
+        define(&store.engine, &format!("{entity}{anew}")).await.expect("they are right");
+        let user = key(&[(KeyType::Int64, "1")]);
+        store.write_at("v", &user, [START].into_iter()).await;
+        run(store.held().await.as_ref(), &RealDisk, &to).expect("exported");
+        // It stays where it is.
+        store.write_at("v", &user, [START].into_iter()).await;
+        run(store.held().await.as_ref(), &RealDisk, &to).expect("exported");
+    }
+    let after = files(&RealDisk, &to);
+    assert!(before.iter().all(|file| after.contains(file)), "{after:?}");
+    let found = read(&RealDisk, &to);
+    let rows: Vec<(&str, usize)> =
+        found.iter().map(|(view, rows)| (view.as_str(), rows.len())).collect();
+    assert_eq!(rows, [("v", 1), ("v~4", 2), ("v~5", 2)]);
+    assert!(found["v"].values().all(|row| row.contains_key("origin")));
+    assert!(found["v~4"].values().all(|row| row.contains_key("user_id")));
+}
+
+#[tokio::test]
+async fn days_with_few_rows_are_counted_for_the_memory_they_take() {
+    let root = tempfile::tempdir().expect("a directory");
+    let (data, to) = (root.path().join("data"), root.path().join("lake"));
+    let store = Written::new(&data).await;
+    let user = key(&[(KeyType::Int64, "1")]);
+    let days = || (0..300).map(|day| START - day * DAY);
+    store.write_at("w", &user, days()).await;
+    store.write_at("w", &user, days()).await;
+    let done = run(store.held().await.as_ref(), &RealDisk, &to).expect("exported");
+    assert_eq!(done.rows, 600);
+    assert!(done.files > 300, "{} files: all days were held at once", done.files);
 }

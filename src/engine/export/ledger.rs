@@ -1,5 +1,5 @@
-//! What an export directory says of itself: whose history it holds, up to which sequence, and which
-//! files still have to get their names.
+//! What an export directory says of itself: whose history it holds, up to which sequence, where
+//! each view lies, and which files still have to get their names.
 //!
 //! It does not know what is in the files.
 //!
@@ -7,14 +7,15 @@
 //! `_unfinished`, where nobody looks; afterwards they are given their names, by this export or, if
 //! it was interrupted, by the next one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
 use crate::history::backup::{EPOCH_JUMP, Pinned};
-use crate::ids::Sequence;
+use crate::ids::{Sequence, ViewId};
+use crate::registry::model::View;
 
 const FORMAT: u32 = 1;
 
@@ -32,8 +33,34 @@ struct Content {
     epoch: u32,
     project: String,
     sequence: u64,
+    #[serde(default)]
+    views: Directories,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     moves: Vec<Move>,
+}
+
+/// Which view lies in which directory, by its name and the view's id: a view that was dropped and
+/// defined anew is another one, with other columns perhaps.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Directories(BTreeMap<String, ViewId>);
+
+impl Directories {
+    /// The name of the directory of a view: as the view is called, and where another one had that
+    /// name before, with its id.
+    pub(super) fn of(&mut self, view: &View) -> String {
+        let known = self.0.iter().find(|(_, id)| **id == view.id);
+        if let Some((name, _)) = known {
+            return name.clone();
+        }
+        let mut name = view.declared_name();
+        if self.0.contains_key(&name) {
+            // No view is called so.
+            name = format!("{name}~{}", view.id);
+        }
+        self.0.insert(name.clone(), view.id);
+        name
+    }
 }
 
 /// Why a directory cannot take an export.
@@ -93,6 +120,7 @@ impl Ledger {
             epoch: manifest.epoch.0,
             project: project.to_owned(),
             sequence: 0,
+            views: Directories::default(),
             moves: Vec::new(),
         };
         let path = path(directory);
@@ -143,18 +171,24 @@ impl Ledger {
         Sequence(self.content.sequence)
     }
 
+    /// Where views lie.
+    pub(super) fn views(&self) -> &Directories {
+        &self.content.views
+    }
+
     /// Makes files count, which lie complete and durable in `_unfinished`.
     pub(super) fn commit(
         mut self,
         disk: &dyn Disk,
         sequence: Sequence,
-        moves: Vec<Move>,
+        (moves, views): (Vec<Move>, Directories),
     ) -> Result<(), LedgerError> {
         for to in self.directories(&moves) {
             disk.create_dir_all(&to)?;
         }
         self.content.sequence = sequence.0;
         self.content.moves = moves;
+        self.content.views = views;
         self.save(disk)?;
         self.finish(disk)
     }

@@ -113,7 +113,9 @@ pub fn export(
     let project_id = registry.project_named(project)?;
     let views = registry.all_views().filter(|view| view.project == project_id && view.offline);
     let views: Vec<_> = views.cloned().collect();
-    let mut parts = Parts::new(disk, to, (after.next(), sequence), options.memory_bytes)?;
+    let directories = ledger.views().clone();
+    let sequences = (after.next(), sequence);
+    let mut parts = Parts::new(disk, to, sequences, directories, options.memory_bytes)?;
     for view in &views {
         parts.add_view(view, registry.entity_of(view));
     }
@@ -131,7 +133,7 @@ pub fn export(
     })?;
     let (rows, made) = rows.parts.finish()?;
     disk::replace(disk, &to.join("README.md"), README.as_bytes())?;
-    let files = made.len();
+    let files = made.0.len();
     ledger.commit(disk, sequence, made)?;
     Ok(Exported { after, sequence, rows, files })
 }

@@ -3,6 +3,7 @@
 //!
 //! It does not know which rows are new, nor when the files count.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::archive::{ArchiveError, RowRef};
 use crate::disk::{Disk, DiskError, Stream};
-use crate::engine::export::ledger::{Move, unfinished};
+use crate::engine::export::ledger::{Directories, Move, unfinished};
 use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, Slot, ViewId};
 use crate::registry::model::{EntityType, View};
@@ -31,6 +32,8 @@ use crate::value::types::KeyType;
 
 /// What a row takes beside its key and its cells, about.
 const ROW_BYTES: usize = 48;
+/// What a column takes that has hardly any rows, about.
+const COLUMN_BYTES: usize = 256;
 const DAY_MICROS: i64 = 86_400_000_000;
 
 /// Why a file of an export was not written.
@@ -71,6 +74,7 @@ pub(super) struct Parts<'a> {
     sequences: (Sequence, Sequence),
     memory_bytes: usize,
     views: HashMap<ViewId, Exporting>,
+    directories: Directories,
     /// By view and the day's number.
     gathered: BTreeMap<(ViewId, i64), Rows>,
     bytes: usize,
@@ -106,6 +110,7 @@ impl<'a> Parts<'a> {
         disk: &'a dyn Disk,
         to: &'a Path,
         sequences: (Sequence, Sequence),
+        directories: Directories,
         memory_bytes: usize,
     ) -> Result<Self, PartError> {
         disk.create_dir_all(&unfinished(to))?;
@@ -115,6 +120,7 @@ impl<'a> Parts<'a> {
             sequences,
             memory_bytes,
             views: HashMap::new(),
+            directories,
             gathered: BTreeMap::new(),
             bytes: 0,
             rows: 0,
@@ -168,8 +174,14 @@ impl<'a> Parts<'a> {
     pub(super) fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), PartError> {
         let Some(exporting) = self.views.get(&view) else { return Ok(()) };
         let day = row.event_time.micros().div_euclid(DAY_MICROS);
-        let rows = self.gathered.entry((view, day)).or_insert_with(|| Rows::new(exporting));
-        let before = rows.bytes;
+        let (rows, before) = match self.gathered.entry((view, day)) {
+            Entry::Occupied(rows) => {
+                let rows = rows.into_mut();
+                let before = rows.bytes;
+                (rows, before)
+            }
+            Entry::Vacant(place) => (place.insert(Rows::new(exporting)), 0),
+        };
         rows.push(exporting, row)?;
         self.bytes += rows.bytes - before;
         self.rows += 1;
@@ -183,13 +195,13 @@ impl<'a> Parts<'a> {
         }
     }
 
-    /// Writes what is left. Returns the rows, and the files, which are durable.
-    pub(super) fn finish(mut self) -> Result<(u64, Vec<Move>), PartError> {
+    /// Writes what is left. Returns the rows, the files, which are durable, and where views lie.
+    pub(super) fn finish(mut self) -> Result<(u64, (Vec<Move>, Directories)), PartError> {
         while let Some((of, _)) = self.gathered.first_key_value() {
             self.write(*of)?;
         }
         self.disk.sync_dir(&unfinished(self.to))?;
-        Ok((self.rows, self.made))
+        Ok((self.rows, (self.made, self.directories)))
     }
 
     fn write(&mut self, of: (ViewId, i64)) -> Result<(), PartError> {
@@ -220,7 +232,7 @@ impl<'a> Parts<'a> {
         let (first, last) = self.sequences;
         let to = format!(
             "view={}/day={}/part-{:020}-{:020}-{number:06}.parquet",
-            exporting.view.declared_name(),
+            self.directories.of(&exporting.view),
             day_of(of.1),
             first.0,
             last.0
@@ -243,19 +255,20 @@ fn day_of(day: i64) -> String {
 impl Rows {
     fn new(of: &Exporting) -> Self {
         let key = |key_type: &KeyType| match key_type {
-            KeyType::String => KeyBuilder::Text(StringBuilder::new()),
-            KeyType::Int32 => KeyBuilder::Int32(Int32Builder::new()),
-            KeyType::Int64 => KeyBuilder::Int64(Int64Builder::new()),
+            KeyType::String => KeyBuilder::Text(StringBuilder::with_capacity(0, 0)),
+            KeyType::Int32 => KeyBuilder::Int32(Int32Builder::with_capacity(0)),
+            KeyType::Int64 => KeyBuilder::Int64(Int64Builder::with_capacity(0)),
         };
-        let times = || TimestampMicrosecondBuilder::new().with_timezone(UTC);
+        let times = || TimestampMicrosecondBuilder::with_capacity(0).with_timezone(UTC);
         let features = of.view.features.iter();
+        let columns = of.keys.len() + features.len() + 3;
         Self {
             keys: of.keys.iter().map(key).collect(),
             features: features.map(|f| ColumnBuilder::new(f.feature_type, 0)).collect(),
             event: times(),
             arrival: times(),
-            sequence: Int64Builder::new(),
-            bytes: 0,
+            sequence: Int64Builder::with_capacity(0),
+            bytes: columns * COLUMN_BYTES,
         }
     }
 
