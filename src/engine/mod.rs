@@ -440,17 +440,24 @@ impl Engine {
         })
     }
 
-    /// Begins a training set. To be taken before an upload, as the turn of a load is.
+    /// Begins a training set.
     ///
     /// # Errors
     /// `OVERLOADED`: as many as may be are being made.
     pub fn begin_training(&self) -> Result<TrainingTurn, Problem> {
-        match self.trainings.clone().try_acquire_owned() {
-            Ok(permit) => Ok(TrainingTurn { _permit: permit }),
-            Err(_) => {
-                let detail = format!("{TRAININGS} training sets are being made; no more at a time");
-                Err(Problem::new(Code::Overloaded, detail))
-            }
+        let turn = self.trainings.clone().try_acquire_owned();
+        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(|_| too_many_trainings())
+    }
+
+    /// Begins a training set as soon as that may be. To be asked for after an upload: a slow one
+    /// would keep others from their turn.
+    ///
+    /// # Errors
+    /// `OVERLOADED`: as many as may be are being made, and none came to its end in time.
+    pub async fn wait_for_training(&self, deadline: Deadline) -> Result<TrainingTurn, Problem> {
+        match deadline.bound(self.trainings.clone().acquire_owned()).await {
+            Ok(Ok(permit)) => Ok(TrainingTurn { _permit: permit }),
+            _ => Err(too_many_trainings()),
         }
     }
 
@@ -472,11 +479,10 @@ impl Engine {
         Trainer { shared: &self.shared, training, file: labels, progress }.run(out)
     }
 
-    /// Opens a file to receive an upload, for which there is a turn; it is gone when the last
-    /// handle on it is dropped.
+    /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.
     ///
     /// # Errors
-    /// `DISK_FULL`, or the disk failed.
+    /// `OVERLOADED`: as many uploads as may be are under way. `DISK_FULL`, or the disk failed.
     pub fn spool(&self) -> Result<Spool, Problem> {
         self.spools.create()
     }
@@ -539,6 +545,11 @@ impl Engine {
             tracing::error!("the writer ended with a panic");
         }
     }
+}
+
+fn too_many_trainings() -> Problem {
+    let detail = format!("{TRAININGS} training sets are being made; no more at a time");
+    Problem::new(Code::Overloaded, detail)
 }
 
 impl Drop for Engine {

@@ -9,10 +9,11 @@ use axum::http::{HeaderValue, Response};
 use serde::Deserialize;
 
 use crate::engine::Engine;
+use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::label_columns::KeyColumns;
 use crate::engine::spool::Spool;
-use crate::engine::training::{Known, LabelOptions, Names, Training, TrainingTurn};
+use crate::engine::training::{Known, LabelOptions, Names, Training};
 use crate::http::aside::off_the_lookups;
 use crate::http::body::{malformed, refuse_unread};
 use crate::http::call::{Answered, Call, Format};
@@ -46,7 +47,7 @@ struct TrainingQuery {
 pub(super) async fn answer(mut call: Call) -> Answered {
     let engine = Arc::clone(call.engine()?);
     let body = call.streamed_body()?;
-    let (training, turn, spool) = match prepare(&call, &engine).await {
+    let (training, spool) = match prepare(&call, &engine).await {
         Ok(prepared) => prepared,
         Err(problem) => {
             refuse_unread(&call.head.headers, body);
@@ -54,7 +55,10 @@ pub(super) async fn answer(mut call: Call) -> Answered {
         }
     };
     let with = (engine.limits(), &call.door.metrics);
-    let labels = upload::receive(body, spool, with).await?.finish();
+    let spool = upload::receive(body, spool, with).await?;
+    let deadline = Deadline::after(engine.limits().request_timeout);
+    let turn = engine.wait_for_training(deadline).await?;
+    let labels = spool.finish();
     let made = streamed::make(move |out| {
         let report = |done: u64, of: u64| tracing::debug!(done, of, "making a training set");
         engine.train(&turn, &training, labels, out, &report)
@@ -66,10 +70,7 @@ pub(super) async fn answer(mut call: Call) -> Answered {
 }
 
 /// All that can be refused before the upload.
-async fn prepare(
-    call: &Call,
-    engine: &Arc<Engine>,
-) -> Result<(Training, TrainingTurn, Spool), Problem> {
+async fn prepare(call: &Call, engine: &Arc<Engine>) -> Result<(Training, Spool), Problem> {
     let deadline = call.deadline()?;
     let query: TrainingQuery = call.query()?;
     let names_asked = words(query.feature_names.as_deref());
@@ -99,16 +100,16 @@ async fn prepare(
         include: wanted.include,
         known: known(&query)?,
     };
-    let (turn, spool) = admit(call, engine).await?;
-    Ok((training, turn, spool))
+    Ok((training, admit(call, engine).await?))
 }
 
 /// Whether the upload may begin, and where it goes.
-async fn admit(call: &Call, engine: &Arc<Engine>) -> Result<(TrainingTurn, Spool), Problem> {
+async fn admit(call: &Call, engine: &Arc<Engine>) -> Result<Spool, Problem> {
     upload::check_declared(&call.head.headers, engine.limits())?;
-    let turn = engine.begin_training()?;
+    // Nobody is to send a file in vain. The turn itself is taken later: sending may take long.
+    drop(engine.begin_training()?);
     let engine = Arc::clone(engine);
-    off_the_lookups(move || Ok((turn, engine.spool()?))).await
+    off_the_lookups(move || engine.spool()).await
 }
 
 fn known(query: &TrainingQuery) -> Result<Known, Problem> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::HeaderMap;
 
+use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::spool::Spool;
 use crate::http::aside::off_the_lookups;
@@ -48,7 +49,8 @@ fn check_length(bytes: u64, limits: &Limits) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Each part has to come within `limits.body_timeout`.
+/// Each part of [`PART_BYTES`] has to come within `limits.body_timeout`: an upload that drips holds
+/// a place.
 async fn collect(
     body: &mut Body,
     mut spool: Spool,
@@ -56,8 +58,9 @@ async fn collect(
 ) -> Result<Spool, Problem> {
     let mut part: Vec<u8> = Vec::with_capacity(PART_BYTES);
     let mut held = Held::nothing(metrics);
+    let mut due = Deadline::after(limits.body_timeout);
     loop {
-        let next = tokio::time::timeout(limits.body_timeout.to_std(), body::next(body));
+        let next = tokio::time::timeout(due.remaining(), body::next(body));
         let piece = next.await.map_err(|_| late(limits))??;
         let done = piece.is_none();
         if let Some(piece) = piece {
@@ -73,6 +76,7 @@ async fn collect(
                 Ok((spool, part, held))
             })
             .await?;
+            due = Deadline::after(limits.body_timeout);
         }
         if done {
             return Ok(spool);

@@ -237,3 +237,63 @@ fn one_load_at_a_time_from_before_its_upload() {
     door.equal("the first is loaded", &reply.json()["written"], &json!(2));
     door.finish();
 }
+
+#[test]
+fn slow_uploads_keep_nobody_from_a_training_set() {
+    const TRAIN: &str = "/api/v1/features/historical?feature_names=user_account:level";
+    let mut door = Door::open(&[]);
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["u1", "u2"]));
+    let times: ArrayRef = Arc::new(StringArray::from(vec!["2026-02-01T00:00:00Z"; 2]));
+    let file = parquet(&table(&[("user_id", ids), ("event_timestamp", times)]));
+    let (length, kind) = (file.len(), PARQUET.1);
+    let head = format!(
+        "POST {TRAIN} HTTP/1.1\r\nhost: x\r\ncontent-type: {kind}\r\naccept: {kind}\r\n\
+         content-length: {length}\r\n\r\n"
+    );
+    let begin = |door: &mut Door, before: u64| {
+        let mut slow = door.server.connect();
+        slow.write(head.as_bytes()).expect("it reads");
+        slow.write(&file[..length / 2]).expect("it reads");
+        eventually("half a file", || {
+            let held = metric(door, "larder_held_body_bytes");
+            (held == (before + 1) * (length as u64 / 2)).then_some(())
+        });
+        slow
+    };
+    let mut slow: Vec<_> = (0..8).map(|before| begin(&mut door, before)).collect();
+    let headers = [PARQUET, ("accept", kind)];
+    let reply = door.ask("POST", TRAIN, &headers, &file);
+    let found = is_problem(&reply, (503, "OVERLOADED"), "8 uploads are under way");
+    door.holds(&format!("a ninth upload: {found:?}"), found.is_ok());
+    drop(slow.pop());
+    eventually("its place is given back", || {
+        (door.ask("POST", TRAIN, &headers, &file).status == 200).then_some(())
+    });
+    for mut slow in slow {
+        slow.write(&file[length / 2..]).expect("it reads");
+        let reply = slow.read().expect("an answer");
+        door.equal("a slow one", &json!(reply.status), &json!(200));
+    }
+    door.finish();
+}
+
+#[test]
+fn an_upload_that_drips_is_refused() {
+    const LOAD: &str = "/api/v1/load?view=user_account&at=2026-02-01T00:00:00Z";
+    let mut door = Door::open(&[("LARDER__LIMITS__BODY_TIMEOUT", "300ms")]);
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["l1", "l2"]));
+    let levels: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
+    let file = parquet(&table(&[("user_id", ids), ("level", levels)]));
+    let head = format!("POST {LOAD} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", file.len());
+    let mut slow = door.server.connect();
+    slow.write(head.as_bytes()).expect("it reads");
+    for piece in file.chunks(file.len() / 16) {
+        // Refused by then, perhaps.
+        let _ = slow.write(piece);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let reply = slow.read().expect("an answer");
+    let found = is_problem(&reply, (400, "MALFORMED_REQUEST"), "limits.body_timeout");
+    door.holds(&format!("it came piece by piece: {found:?} {reply}"), found.is_ok());
+    door.finish();
+}
