@@ -4,6 +4,7 @@
 //! It does not know how a checkpoint or the tier is stored; it decides when something is done.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::history::record::{Record, Row};
 use crate::history::replay::LoggedFrame;
 use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, ViewId};
-use crate::metrics::WritesState;
+use crate::metrics::{Metrics, WritesState};
 use crate::priority;
 use crate::registry::model::Tier;
 use crate::time::{Span, Stopwatch};
@@ -38,6 +39,13 @@ const ROWS_PER_PIN: usize = 1024;
 /// How long a thread that is to end may show no progress before it is left behind: sled may hang,
 /// and history has everything. Making tens of GiB durable on a slow disk takes minutes.
 const STOP_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How long a thread that panicked rests before it begins anew.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+/// What a thread does until it is stopped. A panic ends one run; the next one is to find nothing
+/// half done that it would believe.
+type Run = dyn Fn(&Receiver<()>, &Progress) + Send;
 
 /// The threads beside the writer.
 pub(super) struct Maintenance {
@@ -62,7 +70,6 @@ pub(super) struct Checkpointer {
 }
 
 /// Tells whoever waits for a thread that it gets on.
-#[derive(Clone)]
 struct Progress(Sender<()>);
 
 impl Progress {
@@ -92,14 +99,21 @@ impl Maintenance {
         let sealing = Arc::new(sealing);
         let merging = sealing.clone();
         let (low, idle) = (priority::low, priority::idle);
-        let move_rows = move |stop: &_, progress| move_rows(&shared, stop, &progress);
-        let checkpoint = move |stop: &_, progress| checkpointer.run(stop, &progress);
+        let metrics = shared.metrics.clone();
+        let spawn =
+            |name, priority, work: Box<Run>| spawn((name, priority), &metrics, AFTER_PANIC, work);
+        let move_rows = move |stop: &Receiver<()>, progress: &Progress| {
+            let _guard = TierGuard(&shared);
+            move_rows(&shared, stop, progress);
+        };
+        let checkpoint =
+            move |stop: &Receiver<()>, progress: &Progress| checkpointer.run(stop, progress);
         let threads = vec![
-            spawn("larder-mover", low, move_rows)?,
-            spawn("larder-checkpoint", low, checkpoint)?,
-            spawn("larder-seal", low, move |stop, _| sealing.run(Work::Seal, stop))?,
-            spawn("larder-merge", low, move |stop, _| merging.run(Work::Merge, stop))?,
-            spawn("larder-scrub", idle, move |stop, _| scrubber.run(stop))?,
+            spawn("larder-mover", low, Box::new(move_rows))?,
+            spawn("larder-checkpoint", low, Box::new(checkpoint))?,
+            spawn("larder-seal", low, Box::new(move |stop, _| sealing.run(Work::Seal, stop)))?,
+            spawn("larder-merge", low, Box::new(move |stop, _| merging.run(Work::Merge, stop)))?,
+            spawn("larder-scrub", idle, Box::new(move |stop, _| scrubber.run(stop)))?,
         ];
         Ok(Self { threads })
     }
@@ -136,18 +150,42 @@ impl Worker {
     }
 }
 
+/// Starts a thread that does `work`, again and again `after_panic` where it panics.
 fn spawn(
-    name: &'static str,
-    priority: fn(),
-    work: impl FnOnce(&Receiver<()>, Progress) + Send + 'static,
+    (name, priority): (&'static str, fn()),
+    metrics: &Arc<Metrics>,
+    after_panic: Duration,
+    work: Box<Run>,
 ) -> io::Result<Worker> {
     let (stop, stopped) = bounded(1);
     let (made, progress) = bounded(1);
+    let metrics = metrics.clone();
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
         priority();
-        work(&stopped, Progress(made));
+        let progress = Progress(made);
+        while catch_unwind(AssertUnwindSafe(|| work(&stopped, &progress))).is_err() {
+            metrics.background_panics.increment();
+            tracing::error!(thread = name, "panicked; it begins anew in {after_panic:?}");
+            // Whoever stopped it meanwhile may have been heard already, so nobody waits long.
+            if !matches!(stopped.recv_timeout(after_panic), Err(RecvTimeoutError::Timeout)) {
+                return;
+            }
+        }
     })?;
     Ok(Worker { name, stop, thread, progress })
+}
+
+/// After a panic nobody knows what the disk tier holds, so it is rebuilt.
+struct TierGuard<'a>(&'a Shared);
+
+impl Drop for TierGuard<'_> {
+    fn drop(&mut self) {
+        if thread::panicking()
+            && let Some(tier) = self.0.stores.tier()
+        {
+            tier.broke("the thread that moves its rows panicked");
+        }
+    }
 }
 
 /// Keeps the overlay of the disk tier small, removes the rows of dropped views, and rebuilds the
@@ -379,22 +417,50 @@ impl Checkpointer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::{Clock, SystemClock};
 
     #[test]
     fn a_thread_that_hangs_is_left_behind_and_one_that_gets_on_is_not() {
-        let hanging = spawn("hangs", priority::idle, |_, progress| {
-            let _kept = progress;
-            loop {
-                thread::park();
-            }
-        });
-        assert!(!hanging.unwrap().stop(Duration::from_millis(50)));
-        let busy = spawn("busy", priority::idle, |stop, progress| {
-            stop.recv().unwrap();
-            (0..100_000).for_each(|_| progress.made());
-        });
-        assert!(busy.unwrap().stop(Duration::from_secs(60)));
-        let ended = spawn("ended", priority::idle, |_, _| {});
-        assert!(ended.unwrap().stop(Duration::from_secs(60)));
+        let metrics = Metrics::new(SystemClock.now());
+        let spawn = |name, work: Box<Run>| {
+            spawn((name, priority::idle), &metrics, AFTER_PANIC, work).unwrap()
+        };
+        let hanging = spawn(
+            "hangs",
+            Box::new(|_, _| {
+                loop {
+                    thread::park();
+                }
+            }),
+        );
+        assert!(!hanging.stop(Duration::from_millis(50)));
+        let busy = spawn(
+            "busy",
+            Box::new(|stop, progress| {
+                stop.recv().unwrap();
+                (0..100_000).for_each(|_| progress.made());
+            }),
+        );
+        assert!(busy.stop(Duration::from_secs(60)));
+        let ended = spawn("ended", Box::new(|_, _| {}));
+        assert!(ended.stop(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_panic_is_counted_and_ends_no_thread() {
+        let metrics = Metrics::new(SystemClock.now());
+        let (say, said) = bounded(10);
+        let work = move |_: &Receiver<()>, _: &Progress| {
+            say.send(()).unwrap();
+            panic!("on purpose");
+        };
+        let of = ("panics", priority::idle as fn());
+        let worker = spawn(of, &metrics, Duration::from_millis(1), Box::new(work)).unwrap();
+        for _ in 0..3 {
+            said.recv_timeout(Duration::from_secs(60)).unwrap();
+        }
+        assert!(metrics.background_panics.get() >= 2);
+        drop(said);
+        assert!(worker.stop(Duration::from_secs(60)));
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crate::archive::StateRef;
 use crate::checkpoint::{Checkpoint, Row as CheckpointRow, Sink, SledCheckpoint};
@@ -202,6 +203,7 @@ pub fn open(
         kept: kept.clone(),
         options: options.seal,
         since: watch,
+        is_unsure: AtomicBool::new(false),
     };
     let checkpointer = Checkpointer {
         shared: shared.clone(),

@@ -4,7 +4,8 @@
 //! It does not know the bytes of a sealed file; it decides when one is made and when it counts.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -151,6 +152,20 @@ pub(super) struct Sealing {
     pub(super) options: SealOptions,
     /// Runs since the start.
     pub(super) since: Stopwatch,
+    /// A panic left open whether readers know of all that the manifest names: what would be made
+    /// next could stand there twice.
+    pub(super) is_unsure: AtomicBool,
+}
+
+/// While a file is put in place.
+struct Installing<'a>(&'a AtomicBool);
+
+impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
 }
 
 /// Why nothing came of it; it is tried again.
@@ -200,6 +215,10 @@ impl Sealing {
         let interval = self.options.interval.to_std();
         self.publish_numbers();
         loop {
+            if self.is_unsure.load(Ordering::SeqCst) {
+                tracing::error!("sealing and merging rest until a restart, after a panic");
+                return;
+            }
             match self.work(work, &mut budget, (&mut forgetting, &mut quiet)) {
                 Ok(()) => pause = Duration::ZERO,
                 Err(SealError::Build(BuildError::Interrupted)) => return,
@@ -277,6 +296,7 @@ impl Sealing {
     /// The file counts from the moment the manifest names it; then readers are told, and what it
     /// replaces is removed. Whoever reads that goes on reading it.
     fn install(&self, made: &Made) -> Result<(), SealError> {
+        let _installing = Installing(&self.is_unsure);
         let (entry, replaces) = (made.file.entry(), made.replaces.clone());
         if let Err(problem) = self.change(ManifestChange::NameSealed(entry, replaces)) {
             // Else nobody can know whether the manifest names it.

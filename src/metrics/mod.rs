@@ -291,6 +291,9 @@ plain! {
         "Erasures of which bytes may be left past their deadline.",
     erasures_done: Counter Counter "larder_erasures_done_total"
         "Erasures of which the last byte went since start.",
+    background_panics: Counter Counter "larder_background_panics_total"
+        "Times that a thread beside the requests panicked, which is a bug; the log says which, and \
+         it begins anew.",
     scrubs: Counter Counter "larder_scrubs_total"
         "Times that everything at rest was read and checked.",
     scrubbed_bytes: Counter Counter "larder_scrubbed_bytes_total"
