@@ -249,7 +249,7 @@ impl Erasures {
         });
         let done = self.done.iter();
         let done = done.map(|(sequence, done)| (*sequence, done.project, done.erasure[0], done.hash));
-        let is_unheard = |(sequence, project, requested, _): &(_, _, _, _)| {
+        let is_unheard = |(sequence, project, requested, _): &(Sequence, ProjectId, ArrivalTime, _)| {
             // A store that was restored gives sequences again, but not at the same time.
             other.get(*project, *sequence).is_none_or(|known| known.requested != *requested)
         };
