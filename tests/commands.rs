@@ -295,7 +295,8 @@ fn a_bad_file_is_refused_and_nothing_is_written() {
 fn inspect_describes_segments_and_manifests() {
     let dir = with_definitions();
     let dir = dir.path();
-    larder(dir, &["inspect", "data/MANIFEST"]).expect(0, &["manifest of store", "last arrival"]);
+    let of_manifest = ["manifest of store", "last arrival", "view 0 is ", "0 erasures pending"];
+    larder(dir, &["inspect", "data/MANIFEST"]).expect(0, &of_manifest);
     let segments: Vec<PathBuf> = std::fs::read_dir(dir.join("data/history"))
         .unwrap()
         .map(|entry| entry.unwrap().path())

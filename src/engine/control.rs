@@ -51,6 +51,24 @@ pub(super) struct Control {
     pub(super) idempotency: IdempotencyTable,
 }
 
+impl Control {
+    /// Says in words what it holds, a line for each thing.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let Self { registry, registry_sequence, erasures, idempotency, .. } = self;
+        let mut lines = vec![format!("definitions of sequence {registry_sequence}")];
+        for view in registry.all_views() {
+            let project = registry.project_name(view.project).unwrap_or_default();
+            let (id, name, entity) = (view.id, view.declared_name(), registry.entity_of(view));
+            let of = format!("of entity {} in project {project}", entity.name);
+            lines.push(format!("view {id} is {name}, {of}, {} features", view.features.len()));
+        }
+        let pending = erasures.pending().count();
+        lines.push(format!("{pending} erasures pending, {} done", erasures.done()));
+        lines.push(format!("{} idempotency keys", idempotency.len()));
+        lines
+    }
+}
+
 /// The state of an empty store.
 impl Default for Control {
     fn default() -> Self {

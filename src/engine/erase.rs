@@ -235,6 +235,11 @@ impl Erasures {
         self.pending.is_empty() && self.done.is_empty() && self.dropped.is_none()
     }
 
+    /// How many are remembered that are done.
+    pub(super) fn done(&self) -> usize {
+        self.done.len()
+    }
+
     /// The last one that is done and not remembered any more; none while all are.
     pub(super) fn dropped(&self) -> Option<Sequence> {
         self.dropped
@@ -248,11 +253,13 @@ impl Erasures {
             (*sequence, erase.project, *requested, hash)
         });
         let done = self.done.iter();
-        let done = done.map(|(sequence, done)| (*sequence, done.project, done.erasure[0], done.hash));
-        let is_unheard = |(sequence, project, requested, _): &(Sequence, ProjectId, ArrivalTime, _)| {
-            // A store that was restored gives sequences again, but not at the same time.
-            other.get(*project, *sequence).is_none_or(|known| known.requested != *requested)
-        };
+        let done =
+            done.map(|(sequence, done)| (*sequence, done.project, done.erasure[0], done.hash));
+        let is_unheard =
+            |(sequence, project, requested, _): &(Sequence, ProjectId, ArrivalTime, _)| {
+                // A store that was restored gives sequences again, but not at the same time.
+                other.get(*project, *sequence).is_none_or(|known| known.requested != *requested)
+            };
         let unheard = pending.chain(done).filter(is_unheard);
         let hashes = unheard.map(|(_, project, _, hash)| (hash, project)).collect();
         Unheard { hash_key, hashes }

@@ -6,23 +6,36 @@ use std::path::Path;
 
 use crate::checkpoint;
 use crate::disk::{self, Disk};
+use crate::engine::control;
 use crate::history::backup::Marker;
 use crate::history::inspect::{self, InspectError};
+use crate::history::manifest::Manifest;
 
 /// Describes a file, a line for each thing in it. Damage is described, not refused.
 ///
 /// # Errors
 /// The file cannot be read, or is none of ours.
 pub fn describe(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, InspectError> {
-    match inspect::describe(disk, path) {
-        Err(InspectError::Unknown) => {}
-        described => return described,
-    }
+    let described = inspect::describe(disk, path);
     let bytes = disk::read_whole(disk, path)?;
+    match described {
+        Err(InspectError::Unknown) => {}
+        described => return Ok([described?, of_control(&bytes)].concat()),
+    }
     let known = checkpoint::describe(&bytes)
         .or_else(|| Marker::describe(&bytes))
         .or_else(|| by_name(path, bytes.len()));
     known.ok_or(InspectError::Unknown)
+}
+
+/// What the control snapshot of a manifest holds; nothing if the bytes are no manifest with one.
+fn of_control(bytes: &[u8]) -> Vec<String> {
+    let snapshot = Manifest::decode(bytes).ok().and_then(|manifest| manifest.control);
+    match snapshot.map(|snapshot| control::decode(&snapshot.bytes)) {
+        None => Vec::new(),
+        Some(Err(error)) => vec![format!("unreadable: {error}")],
+        Some(Ok(control)) => control.describe(),
+    }
 }
 
 /// Files that say nothing by themselves.
