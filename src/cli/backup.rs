@@ -40,7 +40,7 @@ pub(super) struct Backup {
 impl Backup {
     pub(super) fn run(&self) -> Done {
         let held = Held::of(self.whom.place()?)?;
-        let mut bar = Progress::new("backed up");
+        let mut bar = Progress::new("backed up").counting(" bytes");
         let mut progress = |done, total| bar.set(done, total);
         let now = SystemClock.now();
         let taken = backup::take(&RealDisk, held.pinned(), &self.to, now, &mut progress);

@@ -48,7 +48,7 @@ impl Export {
         let options = ExportOptions { project, memory_bytes: MEMORY_BYTES };
         let exported = export(held.pinned(), options, &RealDisk, &self.to, &mut progress);
         let Exported { after, sequence, rows, files } = exported.map_err(failure)?;
-        if after == sequence {
+        if rows == 0 {
             terminal::say(format_args!("nothing new since sequence {after}"));
             return Ok(());
         }

@@ -43,6 +43,20 @@ impl Failure {
         self
     }
 
+    /// Whether one of its lines says this.
+    pub(super) fn says(&self, words: &str) -> bool {
+        let (Self::WrongUse(lines) | Self::Failed(lines)) = self else { return false };
+        lines.iter().any(|line| line.contains(words))
+    }
+
+    /// The same, with a line behind it that says what to do.
+    pub(super) fn then(mut self, what: impl fmt::Display) -> Self {
+        if let Self::WrongUse(lines) | Self::Failed(lines) = &mut self {
+            lines.push(what.to_string());
+        }
+        self
+    }
+
     /// What a refused request answered.
     pub(super) fn of_answer(body: &[u8]) -> Self {
         match serde_json::from_slice::<Refusal>(body) {
@@ -125,7 +139,12 @@ impl From<Refusal> for Failure {
     fn from(Refusal { title, detail, code, errors }: Refusal) -> Self {
         let title = title.map(|title| format!("{title}: ")).unwrap_or_default();
         let first = format!("{title}{detail} ({code})");
-        Self::Failed([first].into_iter().chain(errors.iter().map(RefusedPlace::line)).collect())
+        // A single place may be all that the detail is about.
+        let is_new = |place: &&RefusedPlace| {
+            !detail.contains(&place.field) || !detail.contains(&place.expected)
+        };
+        let places = errors.iter().filter(is_new).map(RefusedPlace::line);
+        Self::Failed([first].into_iter().chain(places).collect())
     }
 }
 
@@ -159,5 +178,17 @@ mod tests {
             "  view.a.ttl: a duration",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn nothing_is_said_twice() {
+        let json = r#"{"detail":"the labels lack a column: at: no such column, expected timestamp",
+            "code":"INVALID_VALUE","errors":[
+            {"field":"at","found":"no such column","expected":"timestamp"}]}"#;
+        let refusal: Refusal = serde_json::from_str(json).unwrap();
+        let failure = Failure::from(refusal).then("try again");
+        assert!(failure.says("lack a column") && !failure.says("found no such column"));
+        let Failure::Failed(lines) = failure else { panic!("a refusal is a failure") };
+        assert_eq!((lines.len(), &*lines[1]), (2, "try again"));
     }
 }

@@ -90,7 +90,15 @@ impl Load {
         let target = self.whom.find(IfMissing::Refuse)?;
         let progress = Progress::new(self.file.display().to_string());
         let report = target.load(&ask, progress).map_err(|failure| {
-            failure.about(format_args!("{} was not loaded:", self.file.display()))
+            let lacks_time = failure.says("found no such column, expected timestamp");
+            let failure = failure.about(format_args!("{} was not loaded:", self.file.display()));
+            match lacks_time {
+                true => failure.then(
+                    "name the column of event times with --timestamp, or one time for all rows \
+                     with --event-time",
+                ),
+                false => failure,
+            }
         })?;
         words(&self.view, &report).iter().for_each(terminal::say);
         Ok(())

@@ -138,6 +138,7 @@ impl Remote {
     pub(super) fn load(&self, ask: &LoadAsk, progress: Progress) -> Result<LoadReport, Failure> {
         let file = RealDisk.open_read(&ask.file).map_err(Failure::wrong_use)?;
         let total = file.length().map_err(Failure::wrong_use)?;
+        let progress = progress.counting(" bytes sent");
         let upload = Upload { file: Stream::new(file, 0), total, progress };
         let request = Request::post(format!("{}{}", self.base, load_path(ask)))
             .header("content-type", PARQUET)
@@ -155,6 +156,7 @@ impl Remote {
     ) -> Result<(), Failure> {
         let file = RealDisk.open_read(&ask.labels).map_err(Failure::wrong_use)?;
         let total = file.length().map_err(Failure::wrong_use)?;
+        let progress = progress.counting(" bytes sent");
         let upload = Upload { file: Stream::new(file, 0), total, progress };
         let request = Request::post(format!("{}{}", self.base, train_path(ask)))
             .header("content-type", PARQUET)

@@ -44,7 +44,7 @@ impl Restore {
     pub(super) fn run(&self) -> Done {
         let config = settings::read(self.config.as_deref(), Vec::new())?;
         let data = self.data.as_ref().unwrap_or(&config.storage.data_dir);
-        let mut bar = Progress::new("restored");
+        let mut bar = Progress::new("restored").counting(" bytes");
         let mut progress = |done, total| bar.set(done, total);
         let when = (SystemClock.now(), config.erase.within);
         let outcome = restore::run(&RealDisk, &self.from, data, when, &mut progress);

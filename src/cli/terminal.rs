@@ -4,11 +4,16 @@
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::time::Stopwatch;
+
 /// Plain lines say every tenth.
 const STEPS: u64 = 10;
+/// What is done sooner says so only at its end.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Writes a line of the answer. A reader that has left wants no more, so that is no error.
 pub(super) fn say(line: impl Display) {
@@ -41,8 +46,10 @@ pub(super) fn confirm(question: &str) -> Option<bool> {
 /// How far some work has come: a bar on a terminal, a line for every tenth elsewhere.
 pub(super) struct Progress {
     what: String,
+    unit: &'static str,
     bar: Option<ProgressBar>,
     steps_said: u64,
+    since: Stopwatch,
 }
 
 impl Progress {
@@ -55,7 +62,13 @@ impl Progress {
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             ProgressBar::new(0).with_style(style).with_message(what.clone())
         });
-        Self { what, bar, steps_said: 0 }
+        Self { what, unit: "", bar, steps_said: 0, since: Stopwatch::start() }
+    }
+
+    /// The same, saying what is counted, such as ` bytes`.
+    pub(super) fn counting(mut self, unit: &'static str) -> Self {
+        self.unit = unit;
+        self
     }
 
     /// `done` of `total` are done.
@@ -66,9 +79,11 @@ impl Progress {
             return;
         }
         let steps = (done * STEPS).checked_div(total).unwrap_or(STEPS);
-        if steps > self.steps_said {
+        let is_said = steps == STEPS || self.since.elapsed() >= QUIET;
+        if steps > self.steps_said && is_said {
             self.steps_said = steps;
-            note(format_args!("{}: {done} of {total} ({}%)", self.what, steps * 100 / STEPS));
+            let Self { what, unit, .. } = self;
+            note(format_args!("{what}: {done} of {total}{unit} ({}%)", steps * 100 / STEPS));
         }
     }
 

@@ -73,7 +73,7 @@ impl Verify {
 
 fn verify_one(path: &Path) -> Done {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    let mut progress = Progress::new("verified");
+    let mut progress = Progress::new("verified").counting(" bytes");
     let report = verify::run(&disk, path, &mut |done, total| progress.set(done, total));
     progress.clear();
     show(&report.map_err(Failure::failed)?)
@@ -100,12 +100,13 @@ fn show(report: &Report) -> Done {
             derived.reason
         ));
     }
-    terminal::say(format_args!(
-        "read {} of history in {} bytes, up to sequence {}",
-        terminal::counted(report.files as usize, "file", "files"),
-        report.bytes,
-        report.last
-    ));
+    let files = terminal::counted(report.files as usize, "file", "files");
+    let upto = match report.last {
+        // Beside a server nothing may be at rest yet.
+        Sequence::ZERO if report.in_use => String::new(),
+        last => format!(", up to sequence {last}"),
+    };
+    terminal::say(format_args!("read {files} of history, {} bytes{upto}", report.bytes));
     if report.in_use {
         terminal::say(
             "a server has it open: the end of the log, the checkpoint and the disk tier were left \

@@ -9,6 +9,7 @@ use super::sealed::{self, SealedEntry};
 use super::segment::{self, SegmentHeader};
 use crate::disk::{self, Disk, DiskError};
 use crate::frame::{FrameHeader, FrameKind};
+use crate::time::ArrivalTime;
 
 /// Describes a segment, a sealed file or a manifest, a line for each thing in it. Damage is
 /// described, not refused.
@@ -74,7 +75,10 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
     let Manifest { store, epoch, last_arrival, .. } = manifest;
     let mut lines = vec![
         format!("manifest of store {store}, epoch {epoch}"),
-        format!("last arrival {last_arrival}"),
+        match *last_arrival {
+            ArrivalTime::MIN => "nothing had arrived".to_owned(),
+            last => format!("last arrival {last}"),
+        },
     ];
     for entry in &manifest.segments {
         let until = entry.last.map_or("open".to_owned(), |last| format!("to {last}"));

@@ -152,7 +152,9 @@ pub fn restore(
         None => marker.sequence,
     };
     manifest.save(disk, data)?;
-    let checked = check(disk, data, &mut |part, _| progress(total / 3 * 2 + part, total));
+    // What was added is read with the rest.
+    let checked =
+        check(disk, data, &mut |part, _| progress((total / 3 * 2 + part).min(total), total));
     if let Err(error) = checked {
         // What is damaged must not be served.
         files::remove_if_there(disk, &manifest::path(data))?;
