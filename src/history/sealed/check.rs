@@ -104,7 +104,7 @@ impl Checking<'_> {
             if self.faults.len() > FAULTS || !self.pace.worked(place.length as u64) {
                 return self.faults.len() > FAULTS;
             }
-            let fences = match self.file.read_fences(place) {
+            let fences = match self.file.read_fences(section, index) {
                 Ok(fences) => fences,
                 Err(error) => {
                     let end = match index + 1 < section.root.len() {
@@ -141,13 +141,10 @@ impl Checking<'_> {
             if !self.pace.worked(place.length as u64) {
                 return false;
             }
-            match self.file.read_rows(place) {
+            match self.file.read_rows(fences, index) {
                 Ok(rows) => {
-                    let begins = rows.keys() > 0
-                        && rows.first_row() == fences.row(index)
-                        && rows.key(0) == fences.key(index)
-                        && rows.order(0) == fences.order(index);
-                    if !begins {
+                    let begins = (rows.key(0), rows.order(0));
+                    if begins != (fences.key(index), fences.order(index)) {
                         self.fault(place, view, "the rows begin elsewhere than their fence says");
                         seen.skip();
                     }
@@ -188,9 +185,6 @@ impl Checking<'_> {
                 seen.key = Some(name.to_vec());
                 seen.order = (EventTime::MIN, Sequence::ZERO);
                 seen.facts.keys += 1;
-            }
-            if rows.rows_at(key).is_empty() {
-                return Err("it has a key without rows".to_owned());
             }
             for row in rows.rows_at(key) {
                 self.row(rows, row, seen)?;
@@ -283,8 +277,7 @@ impl Checking<'_> {
 
 /// Whether `fences` begin where entry `index` of the footer's fences says.
 fn is_first(root: &Fences, index: usize, fences: &Fences) -> bool {
-    fences.len() > 0
-        && fences.row(0) == root.row(index)
+    fences.row(0) == root.row(index)
         && fences.key(0) == root.key(index)
         && fences.order(0) == root.order(index)
 }

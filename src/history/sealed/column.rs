@@ -82,6 +82,20 @@ impl Column {
         before == last as u64
     }
 
+    /// The same where none of the things is without length. Then there are no more of them than
+    /// `last`, whatever the block says; where they take no bytes at all, the second ends it.
+    pub(super) fn rises_to(self, block: &[u8], count: usize, last: usize) -> bool {
+        let mut before = 0;
+        for index in 0..count {
+            let end = self.get(block, index);
+            if end <= before {
+                return false;
+            }
+            before = end;
+        }
+        before == last as u64
+    }
+
     /// The part of the things laid one after another that `index` takes.
     pub(super) fn part(self, block: &[u8], index: usize) -> std::ops::Range<usize> {
         let start = if index == 0 { 0 } else { self.get(block, index - 1) as usize };
@@ -147,6 +161,17 @@ mod tests {
         assert!(Column::find(&block, &mut 0, usize::MAX).is_none());
         block[8] = 3;
         assert!(Column::find(&block, &mut 0, 2).is_none());
+    }
+
+    #[test]
+    fn a_column_without_bytes_has_no_more_things_than_one() {
+        let mut block = Vec::new();
+        encode(&[5], &mut block);
+        let column = |count| Column::find(&block, &mut 0, count).unwrap();
+        assert!(column(1).rises_to(&block, 1, 5) && !column(1).rises_to(&block, 1, 4));
+        let many = u32::MAX as usize;
+        assert!(!column(many).rises_to(&block, many, 5));
+        assert!(!column(0).rises_to(&block, 0, 5));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::entry::RowIn;
-use super::fences::{Fences, Place};
+use super::fences::Fences;
 use super::file::SealedFile;
 use super::rows::{Has, Rows};
 use crate::history::ReadError;
@@ -35,7 +35,7 @@ impl Cursor {
         let Some((fences, index)) = fence_of(&mut Shared(file), section, key, below)? else {
             return Ok(None);
         };
-        let block = file.rows(fences.place(index))?;
+        let block = file.rows(&fences, index)?;
         // The row before all that are not below is in this block, or there is none of the key.
         let Some(rows) = block.rows_of(key) else { return Ok(None) };
         let row = block.first_row_from(rows.start, &rows, below);
@@ -77,9 +77,11 @@ impl Cursor {
 pub(super) trait Shelf {
     fn file(&self) -> &SealedFile;
 
-    fn rows(&mut self, place: Place) -> Result<Arc<Rows>, ReadError>;
+    /// What entry `index` of `fences` leads to.
+    fn rows(&mut self, fences: &Fences, index: usize) -> Result<Arc<Rows>, ReadError>;
 
-    fn fences(&mut self, place: Place) -> Result<Arc<Fences>, ReadError>;
+    /// What entry `index` of the root of a section leads to.
+    fn fences(&mut self, section: usize, index: usize) -> Result<Arc<Fences>, ReadError>;
 }
 
 /// From the cache all readers share.
@@ -90,12 +92,12 @@ impl Shelf for Shared<'_> {
         self.0
     }
 
-    fn rows(&mut self, place: Place) -> Result<Arc<Rows>, ReadError> {
-        self.0.rows(place)
+    fn rows(&mut self, fences: &Fences, index: usize) -> Result<Arc<Rows>, ReadError> {
+        self.0.rows(fences, index)
     }
 
-    fn fences(&mut self, place: Place) -> Result<Arc<Fences>, ReadError> {
-        self.0.fences(place)
+    fn fences(&mut self, section: usize, index: usize) -> Result<Arc<Fences>, ReadError> {
+        self.0.fences(section, index)
     }
 }
 
@@ -108,12 +110,30 @@ pub(super) fn fence_of(
     below: (EventTime, Sequence),
 ) -> Result<Option<(Arc<Fences>, usize)>, ReadError> {
     let root = &shelf.file().section(section).root;
-    let Some(place) = root.before(key, below).map(|index| root.place(index)) else {
-        return Ok(None);
-    };
-    let fences = shelf.fences(place)?;
+    let Some(index) = root.before(key, below) else { return Ok(None) };
+    let fences = shelf.fences(section, index)?;
     let index = fences.before(key, below);
     Ok(index.map(|index| (fences, index)))
+}
+
+/// The fences of the block that holds the row with a number, and its place among them.
+fn block_of(
+    shelf: &mut impl Shelf,
+    section: usize,
+    number: u64,
+) -> Result<Option<(Arc<Fences>, usize)>, ReadError> {
+    let root = &shelf.file().section(section).root;
+    let Some(index) = root.of_row(number) else { return Ok(None) };
+    let fences = shelf.fences(section, index)?;
+    let index = fences.of_row(number);
+    Ok(index.map(|index| (fences, index)))
+}
+
+/// How far to go back.
+struct Step {
+    rows: u64,
+    /// The file says that there is a row of the key.
+    is_jump: bool,
 }
 
 /// A row of a block, and the rows of its key there.
@@ -147,52 +167,59 @@ impl Standing {
         key: &[u8],
         missing: Option<&[Slot]>,
     ) -> Result<bool, ReadError> {
-        let Some(step) = self.step(missing) else { return Ok(false) };
-        if let Ok(step) = usize::try_from(step)
-            && step <= self.row - self.rows.start
+        let Some(Step { rows, is_jump }) = self.step(missing) else { return Ok(false) };
+        if let Ok(rows) = usize::try_from(rows)
+            && rows <= self.row - self.rows.start
         {
-            self.row -= step;
+            self.row -= rows;
             return Ok(true);
         }
+        let number = self.block.first_row() + self.row as u64;
         // The rows of the key go on in an earlier block only if they begin this one.
-        if self.rows.start > 0 {
-            return Ok(false);
+        if let Some(number) = number.checked_sub(rows).filter(|_| self.rows.start == 0)
+            && let Some(standing) = Self::at(shelf, self.section, key, number)?
+        {
+            *self = standing;
+            return Ok(true);
         }
-        let number = self.block.first_row().checked_add(self.row as u64);
-        let Some(number) = number.and_then(|number| number.checked_sub(step)) else {
-            return Ok(false);
-        };
-        let root = &shelf.file().section(self.section).root;
-        let Some(place) = root.of_row(number).map(|index| root.place(index)) else {
-            return Ok(false);
-        };
-        let fences = shelf.fences(place)?;
-        let Some(index) = fences.of_row(number) else { return Ok(false) };
-        let place = fences.place(index);
-        let block = shelf.rows(place)?;
-        let Some(rows) = block.rows_of(key) else { return Ok(false) };
-        let row = number.checked_sub(block.first_row()).and_then(|row| usize::try_from(row).ok());
-        let Some(row) = row.filter(|row| rows.contains(row)) else {
-            // A step of one row may lead to another key; a jump never does.
-            let damage = || shelf.file().damage(place.offset, "a jump leads to another key");
-            return if step == 1 { Ok(false) } else { Err(damage().into()) };
-        };
-        self.block = block;
-        self.rows = rows;
-        self.row = row;
-        Ok(true)
+        match is_jump {
+            // The row before may be of another key.
+            false => Ok(false),
+            true => {
+                let reason = format!("row {number} says that its key has one {rows} rows before");
+                let block = block_of(shelf, self.section, number)?;
+                let offset = block.map_or(0, |(fences, index)| fences.place(index).offset);
+                Err(shelf.file().damage(offset, reason).into())
+            }
+        }
     }
 
-    /// How many rows to go back; none if no earlier row has what is missing.
-    fn step(&self, missing: Option<&[Slot]>) -> Option<u64> {
-        let Some(missing) = missing else { return Some(1) };
+    /// The row with a number, if it is one of `key`. It is one that was counted, in a block that
+    /// lies where no other does; so whoever goes from each row to one of a lower number comes to
+    /// an end.
+    fn at(
+        shelf: &mut impl Shelf,
+        section: usize,
+        key: &[u8],
+        number: u64,
+    ) -> Result<Option<Self>, ReadError> {
+        let Some((fences, index)) = block_of(shelf, section, number)? else { return Ok(None) };
+        let block = shelf.rows(&fences, index)?;
+        let Some(rows) = block.rows_of(key) else { return Ok(None) };
+        let row = number.checked_sub(block.first_row()).and_then(|row| usize::try_from(row).ok());
+        let row = row.filter(|row| rows.contains(row));
+        Ok(row.map(|row| Self { section, block, rows, row }))
+    }
+
+    /// How far to go back; none if no earlier row has what is missing.
+    fn step(&self, missing: Option<&[Slot]>) -> Option<Step> {
+        let Some(missing) = missing else { return Some(Step { rows: 1, is_jump: false }) };
         let steps = missing.iter().filter_map(|slot| match self.block.has(self.row, *slot) {
             // It was not to be seen here; the row before may have it too.
-            Has::Itself => Some(1),
-            // A distance of nothing, which only a bug writes, would never end.
-            Has::Before(distance) => Some(distance.max(1)),
+            Has::Itself => Some(Step { rows: 1, is_jump: false }),
+            Has::Before(rows) => Some(Step { rows, is_jump: true }),
             Has::Never => None,
         });
-        steps.min()
+        steps.min_by_key(|step| step.rows)
     }
 }

@@ -20,6 +20,13 @@ pub(super) struct Place {
     pub(super) length: usize,
 }
 
+impl Place {
+    /// Where the next block may begin.
+    pub(super) fn end(self) -> Option<u64> {
+        self.offset.checked_add(self.length as u64)
+    }
+}
+
 /// Of a block its first row, and where it lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Fence {
@@ -102,21 +109,38 @@ impl Fences {
         let key_ends = find()?;
         let (times, sequences, rows) = (find()?, find()?, find()?);
         let (offsets, lengths) = (find()?, find()?);
-        let whole = key_ends.ends_at(&block, count, block.len() - at);
-        whole.then_some(Self {
-            count,
-            key_ends,
-            times,
-            sequences,
-            rows,
-            offsets,
-            lengths,
-            keys_at: at,
-            block,
-        })
+        let this =
+            Self { count, key_ends, times, sequences, rows, offsets, lengths, keys_at: at, block };
+        // In this order, so that there are no more entries than the block has bytes.
+        let whole = count > 0
+            && this.is_in_order()
+            && this.key_ends.ends_at(&this.block, count, this.block.len() - at);
+        whole.then_some(this)
     }
 
-    /// Blocks it points to.
+    /// Whether each block lies behind the one before, and so do its rows. What reads block after
+    /// block comes to an end by that.
+    fn is_in_order(&self) -> bool {
+        let follows = |index: usize| {
+            let before = self.place(index - 1);
+            let end = before.end().filter(|_| before.length > 0);
+            self.row(index - 1) < self.row(index)
+                && end.is_some_and(|end| end <= self.place(index).offset)
+        };
+        (1..self.count).all(follows)
+    }
+
+    /// Whether all the blocks lie between two places of the file.
+    pub(super) fn lie_within(&self, start: u64, end: u64) -> bool {
+        self.place(0).offset >= start && self.end().is_some_and(|last| last <= end)
+    }
+
+    /// Where the last of the blocks ends.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.place(self.count - 1).end()
+    }
+
+    /// Blocks it points to, at least one.
     pub(super) fn len(&self) -> usize {
         self.count
     }

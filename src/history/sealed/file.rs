@@ -3,6 +3,7 @@
 //!
 //! It does not know which files belong together; that is the manifest's to say.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::cache::{Block, Blocks};
@@ -74,7 +75,7 @@ impl SealedFile {
             ReadError::Disk(error) => OpenSealedError::Disk(error),
             ReadError::Damaged(damage) => OpenSealedError::Damaged(damage),
         })?;
-        let sections = footer::decode_footer(&bytes)
+        let sections = footer::decode_footer(&bytes, offset)
             .ok_or_else(|| self.damage(offset, "the footer contradicts itself"))?;
         Ok((sections, place))
     }
@@ -118,15 +119,7 @@ impl SealedFile {
 
     /// What is in it, view by view, and the bytes that each takes.
     pub fn sizes(&self) -> impl Iterator<Item = (SectionFacts, u64)> {
-        let mut start = HEAD_BYTES as u64;
-        self.sections.iter().map(move |section| {
-            // The last block of fences ends the section.
-            let last = section.root.len().checked_sub(1).map(|last| section.root.place(last));
-            let end = last.map_or(start, |place| place.offset + place.length as u64);
-            let bytes = end.saturating_sub(start);
-            start = end;
-            (section.facts, bytes)
-        })
+        self.sections.iter().map(|section| (section.facts, section.bytes()))
     }
 
     /// What is known of the rows of a view; none if there are none.
@@ -147,46 +140,64 @@ impl SealedFile {
         Damage { path: self.file.path().to_owned(), offset, reason: reason.into() }
     }
 
-    /// A block of rows, from memory if it is there.
-    pub(super) fn rows(&self, place: Place) -> Result<Arc<Rows>, ReadError> {
+    /// The block of rows that entry `index` of `fences` leads to, from memory if it is there.
+    pub(super) fn rows(&self, fences: &Fences, index: usize) -> Result<Arc<Rows>, ReadError> {
+        let place = fences.place(index);
         if let Some(Block::Rows(rows)) = self.blocks.get(self.cached_as, place.offset) {
             return Ok(rows);
         }
-        let rows = Arc::new(self.read_rows(place)?);
+        let rows = Arc::new(self.read_rows(fences, index)?);
         self.blocks.put(self.cached_as, place.offset, Block::Rows(rows.clone()));
         Ok(rows)
     }
 
-    /// A block of fences, from memory if it is there.
-    pub(super) fn fences(&self, place: Place) -> Result<Arc<Fences>, ReadError> {
+    /// The block of fences that entry `index` of a section's root leads to, from memory if it is
+    /// there.
+    pub(super) fn fences(&self, section: usize, index: usize) -> Result<Arc<Fences>, ReadError> {
+        let section = self.section(section);
+        let place = section.root.place(index);
         if let Some(Block::Fences(fences)) = self.blocks.get(self.cached_as, place.offset) {
             return Ok(fences);
         }
-        let fences = Arc::new(self.read_fences(place)?);
+        let fences = Arc::new(self.read_fences(section, index)?);
         self.blocks.put(self.cached_as, place.offset, Block::Fences(fences.clone()));
         Ok(fences)
     }
 
-    /// A block of rows, from the disk.
-    pub(super) fn read_rows(&self, place: Place) -> Result<Rows, ReadError> {
+    /// The same from the disk.
+    pub(super) fn read_rows(&self, fences: &Fences, index: usize) -> Result<Rows, ReadError> {
+        let place = fences.place(index);
         let block = self.read_checked(place)?;
         let right = block.get(4) == Some(&rows::KIND);
         let rows = right.then(|| Rows::read(block)).flatten();
-        rows.ok_or_else(|| self.damage(place.offset, "the block contradicts itself").into())
+        let rows = rows.ok_or_else(|| self.damage(place.offset, "the block contradicts itself"))?;
+        if rows.first_row() != fences.row(index) {
+            let (says, found) = (fences.row(index), rows.first_row());
+            let reason = format!("the block begins with row {found}, its fence says {says}");
+            return Err(self.damage(place.offset, reason).into());
+        }
+        Ok(rows)
     }
 
-    /// A block of fences, from the disk.
-    pub(super) fn read_fences(&self, place: Place) -> Result<Fences, ReadError> {
+    /// The same from the disk.
+    pub(super) fn read_fences(&self, section: &Section, index: usize) -> Result<Fences, ReadError> {
+        let place = section.root.place(index);
         let block = self.read_checked(place)?;
         let right = block.get(4) == Some(&fences::KIND);
         let fences = right.then(|| Fences::read(block)).flatten();
-        fences.ok_or_else(|| self.damage(place.offset, "the block contradicts itself").into())
+        let fences =
+            fences.ok_or_else(|| self.damage(place.offset, "the block contradicts itself"))?;
+        let Range { start, end } = section.range(index);
+        if !fences.lie_within(start, end) {
+            let reason = format!("the fences lead to blocks not between bytes {start} and {end}");
+            return Err(self.damage(place.offset, reason).into());
+        }
+        Ok(fences)
     }
 
     fn read_checked(&self, place: Place) -> Result<Vec<u8>, ReadError> {
         let Place { offset, length } = place;
-        let end = offset.checked_add(length as u64);
-        if length < 5 || end.is_none_or(|end| end > self.entry.bytes) {
+        if length < 5 || place.end().is_none_or(|end| end > self.entry.bytes) {
             return Err(self.damage(offset, "a block reaches past the end of the file").into());
         }
         let mut bytes = vec![0; length];

@@ -3,6 +3,8 @@
 //!
 //! It does not know what is in the blocks.
 
+use std::ops::Range;
+
 use super::BLOCK_BYTES;
 use super::column::{micros, ordered};
 use super::fences::Fences;
@@ -147,6 +149,23 @@ pub(super) struct Section {
     pub(super) facts: SectionFacts,
     /// Of each block of fences, its first row.
     pub(super) root: Fences,
+    /// Where its first block lies, behind those of the section before.
+    start: u64,
+}
+
+impl Section {
+    /// Where the blocks lie that entry `index` of the root's fences lead to: behind those of the
+    /// entry before, and before the fences themselves. So no block belongs to two.
+    pub(super) fn range(&self, index: usize) -> Range<u64> {
+        let before = index.checked_sub(1).and_then(|before| self.root.place(before).end());
+        before.unwrap_or(self.start)..self.root.place(index).offset
+    }
+
+    /// Bytes of its blocks.
+    pub(super) fn bytes(&self) -> u64 {
+        // The last block of fences ends the section.
+        self.root.end().map_or(0, |end| end - self.start)
+    }
 }
 
 /// What is known of a section without reading a block.
@@ -211,12 +230,13 @@ pub(super) fn encode_section(facts: &SectionFacts, root: &[u8], out: &mut Vec<u8
     out.extend_from_slice(root);
 }
 
-/// Reads a footer whose checksum is right. None if its lengths contradict each other or it holds a
-/// kind of section that this release does not know.
-pub(super) fn decode_footer(footer: &[u8]) -> Option<Vec<Section>> {
+/// Reads a footer whose checksum is right and which stands at `at`. None if what it says
+/// contradicts itself or it holds a kind of section that this release does not know.
+pub(super) fn decode_footer(footer: &[u8], at: u64) -> Option<Vec<Section>> {
     let (head, mut rest) = footer.split_first_chunk::<FOOTER_HEAD>()?;
     let count = u32::from_le_bytes(head[8..12].try_into().ok()?);
     let mut sections: Vec<Section> = Vec::new();
+    let mut start = HEAD_BYTES as u64;
     for _ in 0..count {
         let (head, mut after) = rest.split_first_chunk::<SECTION_HEAD>()?;
         let (mut floor, mut settled) = (None, 0);
@@ -248,10 +268,12 @@ pub(super) fn decode_footer(footer: &[u8]) -> Option<Vec<Section>> {
         };
         let length = u32::from_le_bytes(head[72..76].try_into().ok()?) as usize;
         let (root, after) = after.split_at_checked(length)?;
-        sections.push(Section { facts, root: Fences::read(root.to_vec())? });
-        rest = after;
+        let root = Fences::read(root.to_vec()).filter(|root| root.lie_within(start, at))?;
+        let end = root.end()?;
+        sections.push(Section { facts, root, start });
+        (start, rest) = (end, after);
     }
-    let sorted = sections.is_sorted_by_key(|section| section.facts.view);
+    let sorted = sections.is_sorted_by(|a, b| a.facts.view < b.facts.view);
     (rest.is_empty() && sorted && footer[4] == KIND).then_some(sections)
 }
 

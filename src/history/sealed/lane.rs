@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::cursor::{Shelf, Standing, fence_of};
-use super::fences::{Fences, Place};
+use super::fences::Fences;
 use super::file::SealedFile;
 use super::rows::Rows;
 use crate::history::ReadError;
@@ -82,7 +82,7 @@ impl Lane {
             _ => self.fence = fence_of(&mut self.shelf, self.section, key, below)?,
         }
         let Some((fences, at)) = &self.fence else { return Ok(None) };
-        self.shelf.rows(fences.place(*at)).map(Some)
+        self.shelf.rows(fences, *at).map(Some)
     }
 
     /// The same where the block it looked into last can tell; else false.
@@ -178,22 +178,25 @@ impl Shelf for OwnShelf {
         &self.file
     }
 
-    fn rows(&mut self, place: Place) -> Result<Arc<Rows>, ReadError> {
+    fn rows(&mut self, fences: &Fences, index: usize) -> Result<Arc<Rows>, ReadError> {
+        let place = fences.place(index);
         let found = self.kept.iter().flatten().find(|(offset, _)| *offset == place.offset);
         if let Some((_, rows)) = found {
             return Ok(rows.clone());
         }
-        let rows = Arc::new(self.file.read_rows(place)?);
+        let rows = Arc::new(self.file.read_rows(fences, index)?);
         self.kept.rotate_right(1);
         self.kept[0] = Some((place.offset, rows.clone()));
         Ok(rows)
     }
 
-    fn fences(&mut self, place: Place) -> Result<Arc<Fences>, ReadError> {
+    fn fences(&mut self, section: usize, index: usize) -> Result<Arc<Fences>, ReadError> {
+        let section = self.file.section(section);
+        let place = section.root.place(index);
         match &self.fences {
             Some((offset, fences)) if *offset == place.offset => Ok(fences.clone()),
             _ => {
-                let fences = Arc::new(self.file.read_fences(place)?);
+                let fences = Arc::new(self.file.read_fences(section, index)?);
                 self.fences = Some((place.offset, fences.clone()));
                 Ok(fences)
             }

@@ -234,18 +234,22 @@ impl Rows {
                 let distances = Column::find(&block, &mut at, count)?;
                 let presence_at = at;
                 at = at.checked_add(rows.checked_mul(slots.div_ceil(8))?)?;
-                ends.ends_at(&block, rows, count).then_some(())?;
-                Some(Gaps { ends, distances, presence_at })
+                Some((Gaps { ends, distances, presence_at }, count))
             }
             _ => return None,
         };
         let keys_at = at;
         let archives_at = at.checked_add(last(key_ends, keys)?)?;
         let end = archives_at.checked_add(last(archive_ends, rows)?)?;
+        // Every row has an archive and every key a row. Looked at in this order, so that there are no
+        // more of either than the block has bytes.
         let whole = end == block.len()
+            && keys > 0
+            && first_row.checked_add(rows as u64).is_some()
+            && archive_ends.rises_to(&block, rows, end - archives_at)
+            && row_ends.rises_to(&block, keys, rows)
             && key_ends.ends_at(&block, keys, archives_at - keys_at)
-            && row_ends.ends_at(&block, keys, rows)
-            && archive_ends.ends_at(&block, rows, end - archives_at);
+            && gaps.is_none_or(|(gaps, count)| gaps.ends.ends_at(&block, rows, count));
         whole.then_some(Self {
             slots,
             rows,
@@ -257,14 +261,14 @@ impl Rows {
             sequences,
             arrivals,
             archive_ends,
-            gaps,
+            gaps: gaps.map(|(gaps, _)| gaps),
             keys_at,
             archives_at,
             block,
         })
     }
 
-    /// Rows in the block.
+    /// Rows in the block, at least one.
     pub(super) fn len(&self) -> usize {
         self.rows
     }

@@ -90,21 +90,16 @@ impl Scan {
     fn next_block(&mut self) -> Result<(), ReadError> {
         self.rows = None;
         (self.row, self.key) = (0, 0);
-        let root = &self.file.section(self.section).root;
+        let section = self.file.section(self.section);
         loop {
             if let Some(fences) = self.fences.as_ref().filter(|f| self.next_rows < f.len()) {
-                let place = fences.place(self.next_rows);
-                let rows = self.file.read_rows(place)?;
+                self.rows = Some(self.file.read_rows(fences, self.next_rows)?);
+                self.bytes += fences.place(self.next_rows).length as u64;
                 self.next_rows += 1;
-                self.bytes += place.length as u64;
-                if rows.len() > 0 {
-                    self.rows = Some(rows);
-                    return Ok(());
-                }
-            } else if self.next_fences < root.len() {
-                let place = root.place(self.next_fences);
-                self.fences = Some(self.file.read_fences(place)?);
-                self.bytes += place.length as u64;
+                return Ok(());
+            } else if self.next_fences < section.root.len() {
+                self.fences = Some(self.file.read_fences(section, self.next_fences)?);
+                self.bytes += section.root.place(self.next_fences).length as u64;
                 self.next_fences += 1;
                 self.next_rows = 0;
             } else {

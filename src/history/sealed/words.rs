@@ -3,6 +3,8 @@
 //! It does not know features, and trusts nothing: each block is checked before a word is said of
 //! it.
 
+use std::ops::Range;
+
 use super::Head;
 use super::fences::{self, Fences, Place};
 use super::footer::{self, HeadError, Section, SectionFacts, TAIL_BYTES};
@@ -27,7 +29,7 @@ pub fn describe(bytes: &[u8]) -> Result<Vec<String>, String> {
         .ok_or_else(|| format!("the tail at byte {at} is not what was written"))?;
     let file = Bytes { bytes, store, number };
     let footer = file.block(Place { offset, length });
-    let sections = footer.and_then(footer::decode_footer);
+    let sections = footer.and_then(|footer| footer::decode_footer(footer, offset));
     let sections =
         sections.ok_or_else(|| format!("the footer at byte {offset} is not what was written"))?;
     for section in &sections {
@@ -71,7 +73,9 @@ impl<'a> Bytes<'a> {
             let place = section.root.place(index);
             let is_fences = |block: &&[u8]| block.get(4) == Some(&fences::KIND);
             let fences = self.block(place).filter(is_fences);
-            let Some(fences) = fences.and_then(|block| Fences::read(block.to_vec())) else {
+            let fences = fences.and_then(|block| Fences::read(block.to_vec()));
+            let Range { start, end } = section.range(index);
+            let Some(fences) = fences.filter(|fences| fences.lie_within(start, end)) else {
                 lines.push(damaged(place));
                 continue;
             };
@@ -85,7 +89,7 @@ impl<'a> Bytes<'a> {
     fn describe_rows(&self, place: Place) -> String {
         let block = self.block(place).filter(|block| block.get(4) == Some(&rows::KIND));
         let rows = block.and_then(|block| Rows::read(block.to_vec()));
-        let Some(rows) = rows.filter(|rows| rows.len() > 0) else { return damaged(place) };
+        let Some(rows) = rows else { return damaged(place) };
         let (from, to): ((EventTime, Sequence), _) = (rows.order(0), rows.order(rows.len() - 1));
         format!(
             "byte {}: rows {} to {}, from {} of sequence {} to {} of sequence {}",
