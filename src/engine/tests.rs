@@ -1,7 +1,14 @@
 //! The engine as a whole on a real directory: definitions, writes, lookups, as-of reads, restarts.
 
 mod bounds;
+
+mod definitions;
+
+mod recovery;
+
 mod sealing;
+
+mod tier;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -75,6 +82,16 @@ fn options(path: &Path, durability: Durability) -> Options {
         read_deadline: Span::from_seconds(5),
         accept_clock: false,
         limits: Limits::default(),
+    }
+}
+
+/// Small segments and all background work at once.
+fn busy(path: &Path) -> Options {
+    Options {
+        segment_bytes: 4096,
+        checkpoint_interval: Span::from_micros(20_000),
+        seal: SealOptions { interval: Span::from_micros(5_000), ..SealOptions::default() },
+        ..options(path, Durability::Sync)
     }
 }
 
@@ -184,16 +201,6 @@ impl Store {
         (answers, outcome.fallback_reason)
     }
 
-    /// Waits until the views with rows in the cold store are these.
-    async fn holds_on_disk(&self, views: &[ViewId]) {
-        let tier = &self.engine().shared.stores.tier().unwrap().tier;
-        let waited = crate::time::Stopwatch::start();
-        while tier.views_in_cold().unwrap() != views {
-            assert!(waited.elapsed().as_secs() < 60, "{:?}", tier.views_in_cold());
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    }
-
     async fn then(&self, user: &str, seconds: i64) -> Vec<(Status, Option<Value>)> {
         let ask = Ask {
             entity_type: Some("user"),
@@ -263,169 +270,6 @@ async fn writes_are_looked_up_and_survive_restarts() {
     assert_eq!(then, [present(Value::Int32(29)), unknown(Status::NotFound)]);
     let then = store.then("u1", 89).await;
     assert_eq!(then, [(Status::NotFound, None), unknown(Status::NotFound)]);
-}
-
-#[tokio::test]
-async fn history_rebuilds_what_an_unfinished_checkpoint_would_have_held() {
-    let mut store = Store::defined().await;
-    store.push(&[("u1", Some(95), age(30), country("AE"))]).await.unwrap();
-    store.engine.take().unwrap().close();
-    let mut unfinished = 0;
-    for entry in std::fs::read_dir(store.directory.path().join("checkpoint")).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "done") {
-            std::fs::remove_file(path).unwrap();
-            unfinished += 1;
-        }
-    }
-    assert!(unfinished > 0);
-    store.engine = Some(open_at(store.directory.path(), &store.clock, Durability::Sync));
-    let expected = [present(Value::Int32(30)), present(Value::String("AE".into()))];
-    assert_eq!(store.now("u1"), expected);
-}
-
-#[tokio::test]
-async fn rows_on_disk_survive_the_loss_of_the_tier() {
-    let mut store = Store::new();
-    let on_disk = DEFINITIONS.replace("ttl = \"10s\"", "ttl = \"10s\"\ntier = \"disk\"");
-    let definitions = Definitions::parse_toml("test", &on_disk).unwrap();
-    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
-    for n in 0..200 {
-        let user = format!("u{n}");
-        store.push(&[(&user, Some(95), age(n), country("AE"))]).await.unwrap();
-        let late = store.push(&[(&user, Some(94), age(-1), Cell::Null)]).await.unwrap();
-        assert_eq!(late.superseded, 1);
-    }
-    let expected = |n: i32| vec![present(Value::Int32(n)), present(Value::String("AE".into()))];
-    for restart in 0..3 {
-        for n in 0..200 {
-            let (answers, fallback) = store.now_on_disk(&format!("u{n}")).await;
-            assert_eq!((answers, fallback), (expected(n), None), "restart {restart}");
-        }
-        store.restart(restart == 1);
-    }
-    store.engine.take().unwrap().close();
-    std::fs::remove_dir_all(store.directory.path().join("disk")).unwrap();
-    store.engine = Some(open_at(store.directory.path(), &store.clock, Durability::Sync));
-    let mut fell_back = 0;
-    let waited = crate::time::Stopwatch::start();
-    loop {
-        let (answers, fallback) = store.now_on_disk("u7").await;
-        assert_eq!(answers, expected(7));
-        match fallback {
-            Some(_) => fell_back += 1,
-            None => break,
-        }
-        assert!(waited.elapsed().as_secs() < 60, "the tier was never rebuilt");
-        store.push(&[("u7", Some(93), age(-2), Cell::Null)]).await.unwrap();
-    }
-    assert!(fell_back > 0, "history never answered for the lost tier");
-    for n in 0..200 {
-        assert_eq!(store.now_on_disk(&format!("u{n}")).await, (expected(n), None));
-    }
-}
-
-/// Rows of a dropped view leave the disk beside the writer. What an end in the middle of that left
-/// behind goes after the next start.
-#[tokio::test]
-async fn a_dropped_view_leaves_the_disk() {
-    let mut store = Store::new();
-    let other = "\n[view.other]\nentity = \"user\"\ntier = \"disk\"\nfeatures.age = \"int32\"\n";
-    let both = format!("{}{other}", DEFINITIONS.replace("ttl = \"10s\"", "tier = \"disk\""));
-    let definitions = Definitions::parse_toml("test", &both).unwrap();
-    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
-    let id = |name| store.engine().registry().view_named(PROJECT, name).unwrap().id;
-    let (profile, other) = (id("profile"), id("other"));
-    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
-    store.holds_on_disk(&[profile]).await;
-    store.engine().drop_view(PROJECT, "profile").await.unwrap();
-    store.holds_on_disk(&[]).await;
-
-    let put = |store: &Store, view| {
-        let tier = &store.engine().shared.stores.tier().unwrap().tier;
-        let _ = tier.put(view, b"key", Sequence(1), b"state");
-    };
-    put(&store, profile);
-    put(&store, other);
-    store.holds_on_disk(&[profile, other]).await;
-    store.restart(false);
-    store.holds_on_disk(&[other]).await;
-    store.engine().drop_view(PROJECT, "other").await.unwrap();
-    store.restart(false);
-    assert!(!store.directory.path().join("disk").exists(), "no view needs it");
-}
-
-#[tokio::test]
-async fn sealed_history_alone_rebuilds_what_is_lost() {
-    for tier in ["memory", "disk"] {
-        let mut store = Store::new();
-        store.engine.take().unwrap().close();
-        let options = || Options {
-            segment_bytes: 4096,
-            checkpoint_interval: Span::from_micros(20_000),
-            seal: SealOptions { interval: Span::from_micros(5_000), ..SealOptions::default() },
-            ..options(store.directory.path(), Durability::Sync)
-        };
-        let mut engine = open_with(options(), &store.clock);
-        let definitions =
-            DEFINITIONS.replace("ttl = \"10s\"", &format!("ttl = \"10s\"\ntier = \"{tier}\""));
-        let definitions = Definitions::parse_toml("test", &definitions).unwrap();
-        engine.define(definitions, DefineOptions::default()).await.unwrap();
-        let mut first = None;
-        for life in 0..3 {
-            store.engine = Some(engine);
-            let rows = [("u0", Some(95), age(0), country("AE"))];
-            let answer = store.push_keyed(&rows, Some("k")).await.unwrap();
-            let before = *first.get_or_insert(answer.sequence);
-            assert_eq!(answer.sequence, before, "{tier} life {life}: the key was forgotten");
-            let (metrics, waited) =
-                (store.engine().metrics().clone(), crate::time::Stopwatch::start());
-            let seals = metrics.seals.get();
-            // The segments of the log go when two checkpoints cover them.
-            while metrics.seals.get() < seals + 10 || metrics.log_segments.get() > 8 {
-                for n in 1..20 {
-                    let user = format!("u{n}");
-                    store.push(&[(&user, Some(95), age(n), country("AE"))]).await.unwrap();
-                    store.push(&[(&user, Some(94), age(-1), Cell::Null)]).await.unwrap();
-                }
-                // On a busy machine the log would else grow faster than it goes.
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-                assert!(waited.elapsed().as_secs() < 240, "{tier} life {life}: nothing goes");
-            }
-            store.engine.take().unwrap().close();
-            for derived in ["checkpoint", "disk"] {
-                let _ = std::fs::remove_dir_all(store.directory.path().join(derived));
-            }
-            engine = open_with(options(), &store.clock);
-            store.engine = Some(engine.clone());
-            for n in 0..20 {
-                let expected = [present(Value::Int32(n)), present(Value::String("AE".into()))];
-                let user = format!("u{n}");
-                let waited = crate::time::Stopwatch::start();
-                loop {
-                    // History answers until the tier is rebuilt from it.
-                    let (answers, fallback) = match tier {
-                        "disk" => store.now_on_disk(&user).await,
-                        _ => (store.now(&user), None),
-                    };
-                    assert_eq!(answers, expected, "{tier} life {life} {user}");
-                    if fallback.is_none() {
-                        break;
-                    }
-                    assert!(waited.elapsed().as_secs() < 60, "the tier was never rebuilt");
-                }
-                assert_eq!(
-                    store.then(&user, 94).await[0].0,
-                    match n {
-                        0 => Status::NotFound,
-                        _ => Status::Present,
-                    }
-                );
-            }
-            store.engine = None;
-        }
-        engine.close();
-    }
 }
 
 #[tokio::test]
@@ -524,72 +368,6 @@ async fn a_repeated_idempotency_key_answers_the_first_result() {
     store.clock.advance(Span::from_seconds(24 * 3600));
     let again = store.push_keyed(&rows[..1], Some("k")).await.unwrap();
     assert!(again.sequence > first.sequence);
-}
-
-#[tokio::test]
-async fn a_repeat_is_answered_the_same_although_the_disk_tier_had_failed() {
-    let store = Store::new();
-    let on_disk = DEFINITIONS.replace("ttl = \"10s\"", "tier = \"disk\"");
-    let definitions = Definitions::parse_toml("test", &on_disk).unwrap();
-    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
-    store.push(&[("u1", Some(95), age(1), Cell::Null)]).await.unwrap();
-    store.engine().shared.stores.tier().unwrap().broke("on purpose");
-    let late = [("u1", Some(90), age(2), Cell::Null)];
-    let first = store.push_keyed(&late, Some("k")).await.unwrap();
-    assert_eq!(store.push_keyed(&late, Some("k")).await.unwrap(), first);
-    let copy = store.as_after_a_crash();
-    assert_eq!(copy.push_keyed(&late, Some("k")).await.unwrap(), first);
-}
-
-#[tokio::test]
-async fn definitions_survive_and_contradictions_change_nothing() {
-    let mut store = Store::defined().await;
-    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
-    let other = DEFINITIONS.replace("\"int32\"", "\"int64\"");
-    let definitions = Definitions::parse_toml("test", &other).unwrap();
-    let refused = store.engine().define(definitions, DefineOptions::default()).await.unwrap_err();
-    assert_eq!(refused.code, Code::IncompatibleDefinition);
-    let more = DEFINITIONS.replace("age = \"int32\"", "age = \"int32\"\nscore = \"float64\"");
-    let definitions = Definitions::parse_toml("test", &more).unwrap();
-    let dry = DefineOptions { dry_run: true, ..DefineOptions::default() };
-    let planned = store.engine().define(definitions.clone(), dry).await.unwrap();
-    assert_eq!(planned.changes.len(), 1);
-    let defined =
-        store.engine().define(definitions.clone(), DefineOptions::default()).await.unwrap();
-    assert!(defined.sequence > planned.sequence);
-    for forget in [false, true] {
-        store.restart(forget);
-        let again =
-            store.engine().define(definitions.clone(), DefineOptions::default()).await.unwrap();
-        assert_eq!((again.changes.len(), again.sequence), (0, defined.sequence));
-        assert_eq!(store.now("u1")[0], present(Value::Int32(1)));
-    }
-    let stale = DefineOptions { if_match: Some(planned.sequence), ..DefineOptions::default() };
-    let refused = store.engine().define(definitions, stale).await.unwrap_err();
-    assert_eq!(refused.code, Code::SequenceMismatch);
-    store.engine().drop_view(PROJECT, "profile").await.unwrap();
-    store.restart(true);
-    assert!(store.engine().registry().view_named(PROJECT, "profile").is_err());
-    assert_eq!(store.engine().rows_per_view(), []);
-}
-
-#[tokio::test]
-async fn a_view_that_is_no_longer_online_keeps_no_rows_in_memory() {
-    let mut store = Store::defined().await;
-    store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
-    store.restart(false);
-    assert_eq!(store.engine().rows_per_view().iter().map(|(_, rows)| rows).sum::<u64>(), 1);
-    let offline = DEFINITIONS.replace("ttl = \"10s\"", "online = false");
-    let definitions = Definitions::parse_toml("test", &offline).unwrap();
-    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
-    assert_eq!(store.engine().rows_per_view(), []);
-    for forget in [false, true, false] {
-        store.restart(forget);
-        assert_eq!(store.engine().rows_per_view(), []);
-    }
-    let online = Definitions::parse_toml("test", DEFINITIONS).unwrap();
-    let refused = store.engine().define(online, DefineOptions::default()).await.unwrap_err();
-    assert_eq!(refused.code, Code::IncompatibleDefinition);
 }
 
 #[tokio::test]

@@ -12,16 +12,6 @@ use crate::time::Stopwatch;
 
 const DAY: i64 = 86_400;
 
-/// Small segments and all background work at once.
-pub(super) fn busy(path: &Path) -> Options {
-    Options {
-        segment_bytes: 4096,
-        checkpoint_interval: Span::from_micros(20_000),
-        seal: SealOptions { interval: Span::from_micros(5_000), ..SealOptions::default() },
-        ..options(path, Durability::Sync)
-    }
-}
-
 async fn store_with(view: &str) -> Store {
     let mut store = Store::new();
     store.engine.take().unwrap().close();

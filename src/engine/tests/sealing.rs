@@ -2,7 +2,7 @@
 //!
 //! They do not look inside files.
 
-use super::bounds::{busy, eventually};
+use super::bounds::eventually;
 use super::*;
 
 #[tokio::test]
