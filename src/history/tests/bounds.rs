@@ -13,30 +13,32 @@ use crate::history::as_of::RowAt;
 use crate::history::manifest::RetentionFloor;
 use crate::history::seal::{Task, holds_erased};
 
-const SLOTS: usize = 3;
+pub(super) const SLOTS: usize = 3;
+/// What every value has, beside the sequence of its row, so that its bytes can be told from others.
+pub(super) const MARK: i64 = 0x5EC2_E700_0000_0000;
 
 /// A row as it was accepted; its archive says which of the features it has, and its sequence.
 #[derive(Clone, Debug)]
-struct Whole {
-    sequence: u64,
-    key: u8,
-    time: i64,
-    arrival: i64,
-    has: [bool; SLOTS],
+pub(super) struct Whole {
+    pub(super) sequence: u64,
+    pub(super) key: u8,
+    pub(super) time: i64,
+    pub(super) arrival: i64,
+    pub(super) has: [bool; SLOTS],
 }
 
 /// For each feature, the row it comes from.
-type State = [Option<u64>; SLOTS];
+pub(super) type State = [Option<u64>; SLOTS];
 
 impl Whole {
-    fn archive(&self) -> Vec<u8> {
+    pub(super) fn archive(&self) -> Vec<u8> {
         let layout = Layout::new([FeatureType::Scalar(ScalarType::Int64); SLOTS]);
         let (mut encoder, mut archive) = (Encoder::default(), Vec::new());
         encoder.start(&layout);
         for slot in (0..SLOTS).filter(|slot| self.has[*slot]) {
             let cell = match self.sequence % 3 {
                 0 => CellRef::Null,
-                _ => CellRef::Value(ValueRef::Int64(self.sequence as i64)),
+                _ => CellRef::Value(ValueRef::Int64(MARK + self.sequence as i64)),
             };
             encoder.set(&layout, Slot(slot as u16), cell);
         }
@@ -46,7 +48,7 @@ impl Whole {
 }
 
 /// Looks at every row there ever was.
-fn naive(all: &[Whole], key: u8, at: i64, known_at: i64) -> State {
+pub(super) fn naive(all: &[Whole], key: u8, at: i64, known_at: i64) -> State {
     let newest = |slot: usize| {
         let seen = all.iter().filter(|row| row.key == key && row.has[slot]);
         let seen = seen.filter(|row| row.time <= at && row.arrival <= known_at);
@@ -56,8 +58,19 @@ fn naive(all: &[Whole], key: u8, at: i64, known_at: i64) -> State {
 }
 
 fn found(history: &History, key: u8, time: i64, known_at: i64) -> State {
+    see(history, key, time, known_at).unwrap().0
+}
+
+/// What a read finds, and the rows it shows, the same in whichever way it goes through them.
+pub(super) fn see(
+    history: &History,
+    key: u8,
+    time: i64,
+    known_at: i64,
+) -> Result<(State, Vec<u64>), String> {
+    let told = |error: ReadError| error.to_string();
     let mut state = [None; SLOTS];
-    let as_of = history.as_of(Sequence::MAX, Some(at(known_at))).unwrap();
+    let as_of = history.as_of(Sequence::MAX, Some(at(known_at))).map_err(told)?;
     let mut see = |row: RowAt<'_>| {
         let cells = crate::archive::RowRef::access(row.archive).unwrap();
         for (slot, cell) in state.iter_mut().enumerate().filter(|(slot, _)| cells.has(*slot)) {
@@ -66,21 +79,23 @@ fn found(history: &History, key: u8, time: i64, known_at: i64) -> State {
         }
         ControlFlow::Continue(())
     };
-    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut see).unwrap();
+    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut see).map_err(told)?;
     let (mut walked, mut swept) = (Vec::new(), Vec::new());
     let mut walk = |row: RowAt<'_>| {
-        walked.push(row.sequence);
+        walked.push(row.sequence.0);
         ControlFlow::Continue(())
     };
-    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut walk).unwrap();
+    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut walk).map_err(told)?;
     let mut sweep = |row: RowAt<'_>| {
-        swept.push(row.sequence);
+        swept.push(row.sequence.0);
         ControlFlow::Continue(())
     };
     let instant = (EventTime::from_micros(time), ArrivalTime::MAX);
-    as_of.sweep(VIEW).rows_before(&[key], instant, &mut sweep).unwrap();
-    assert_eq!(swept, walked);
-    state
+    as_of.sweep(VIEW).rows_before(&[key], instant, &mut sweep).map_err(told)?;
+    match swept == walked {
+        true => Ok((state, walked)),
+        false => Err(format!("a sweep shows {swept:?}, a walk {walked:?}")),
+    }
 }
 
 /// The newest row of every feature of every key, as a start without a checkpoint finds them.
@@ -112,7 +127,7 @@ fn rows_of_log(history: &History) -> Vec<Seen> {
     super::rows(history, 0).unwrap()
 }
 
-fn random_rows(random: &mut Random, first: u64, arrival: i64) -> Vec<Whole> {
+pub(super) fn random_rows(random: &mut Random, first: u64, arrival: i64) -> Vec<Whole> {
     let count = random.below(8) + 1;
     let row = |index: u64, random: &mut Random| {
         let late = match random.below(10) {
@@ -130,7 +145,7 @@ fn random_rows(random: &mut Random, first: u64, arrival: i64) -> Vec<Whole> {
     (0..count).map(|index| row(index, random)).collect()
 }
 
-fn request(rows: &[Whole]) -> EncodedRequest {
+pub(super) fn request(rows: &[Whole]) -> EncodedRequest {
     let mut builder = RequestBuilder::new(None).unwrap();
     for row in rows {
         let event_time = EventTime::from_micros(row.time);
@@ -140,12 +155,12 @@ fn request(rows: &[Whole]) -> EncodedRequest {
     builder.finish().unwrap()
 }
 
-fn thin_one(opened: &mut Opened) -> Option<u64> {
+pub(super) fn thin_one(opened: &mut Opened) -> Option<u64> {
     let task = opened.sealer.next_to_thin();
     make(opened, task).map(|made| made.dropped)
 }
 
-fn set_floor(opened: &mut Opened, floor: i64) -> bool {
+pub(super) fn set_floor(opened: &mut Opened, floor: i64) -> bool {
     let floors = vec![RetentionFloor { view: VIEW, floor: EventTime::from_micros(floor) }];
     let saved = opened.writer.set_floors(floors.clone()).is_ok();
     if saved {
@@ -154,7 +169,7 @@ fn set_floor(opened: &mut Opened, floor: i64) -> bool {
     saved
 }
 
-fn floor_of(history: &History) -> i64 {
+pub(super) fn floor_of(history: &History) -> i64 {
     history.bounds().floor(VIEW).map_or(i64::MIN, EventTime::micros)
 }
 

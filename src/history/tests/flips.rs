@@ -4,7 +4,7 @@
 //! They do not know the checks; the modules of each file test those alone.
 
 use super::as_of::Kept;
-use super::proof::{ask, compare};
+use super::proof::log::{ask, compare};
 use super::sealing::{merge_one, seal_one, strike};
 use super::*;
 use crate::disk::read_whole;
