@@ -89,8 +89,8 @@ pub fn store() -> Store {
     let rows = request(0..200);
     opened.writer.append(&[&rows], ArrivalTime::from_micros(100)).expect("there is space");
     opened.writer.roll(None, 0).expect("there is space");
-    let made = opened.sealer.seal_next(&mut Unhurried).expect("a good segment");
-    let file = made.expect("a closed segment").file;
+    let task = opened.sealer.next_to_seal().expect("a closed segment");
+    let file = opened.sealer.make(&task, &mut Unhurried).expect("a good segment").file;
     Store { entry: file.entry(), id: opened.store, disk }
 }
 
