@@ -1,5 +1,5 @@
-//! A store that trusts sled: what `flush` returned for counts as written. A control of the power-cut
-//! test, which must find that it is not.
+//! A store that trusts sled: what `flush` returned for counts as written. A control of the
+//! power-cut test, which must find that it is not.
 //!
 //! `sled_trusted write DIR` writes numbers, a line for each that was flushed; `sled_trusted check
 //! DIR` prints how many are there from the first on.

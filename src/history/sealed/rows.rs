@@ -241,8 +241,8 @@ impl Rows {
         let keys_at = at;
         let archives_at = at.checked_add(last(key_ends, keys)?)?;
         let end = archives_at.checked_add(last(archive_ends, rows)?)?;
-        // Every row has an archive and every key a row. Looked at in this order, so that there are no
-        // more of either than the block has bytes.
+        // Every row has an archive and every key a row. Looked at in this order, so that there are
+        // no more of either than the block has bytes.
         let whole = end == block.len()
             && keys > 0
             && first_row.checked_add(rows as u64).is_some()

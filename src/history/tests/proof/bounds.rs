@@ -11,8 +11,8 @@ use super::found::Found;
 use super::{Tally, Truth};
 use crate::disk::DiskErrorKind;
 use crate::disk::fake::Fate;
-use crate::history::backup::{Pinned, earlier, take};
-use crate::history::restore::restore;
+use crate::history::backup::{Pinned, backups, take};
+use crate::history::restore::{find, restore};
 use crate::history::seal::{Task, holds_erased};
 use crate::history::tests::bounds::{Whole, floor_of, random_rows, request, set_floor, thin_one};
 use crate::history::tests::sealing::{make, merge_one, seal_one};
@@ -447,9 +447,9 @@ impl Bounded {
         random: &mut Random,
         tally: &mut Tally,
     ) -> Result<(), String> {
-        let found = match earlier(disk, Path::new(BACKUPS)) {
+        let found = match backups(disk, Path::new(BACKUPS)) {
             Err(error) if error.kind() == DiskErrorKind::NotFound => Vec::new(),
-            found => found.map_err(|error| error.to_string())?,
+            found => found.map_err(|error| error.to_string())?.whole,
         };
         let is_found = |backup: &&Backup| {
             found.iter().any(|(_, marker)| marker.taken.micros() == backup.taken)
@@ -465,7 +465,8 @@ impl Bounded {
         let backup = self.backups.iter().rfind(|backup| backup.taken == taken);
         let backup = backup.ok_or_else(|| format!("a backup of {taken} that nobody took"))?;
         let told = |why: String| format!("backup of {taken}: {why}");
-        let restored = restore(disk, path, Path::new(RESTORED), &mut |_, _| {});
+        let restored = find(disk, path)
+            .and_then(|chosen| restore(disk, &chosen, Path::new(RESTORED), None, &mut |_, _| {}));
         let restored = restored.map_err(|error| told(error.to_string()))?;
         if restored.sequence.0 != backup.holds.durable {
             return Err(told(format!("ends at {}", restored.sequence)));
