@@ -3,6 +3,8 @@
 //!
 //! It does not know whether the blocks it points to hold rows or further fences.
 
+use bytes::Bytes;
+
 use super::column::{self, Column};
 use super::search::first_not_below;
 use crate::ids::Sequence;
@@ -87,7 +89,7 @@ impl FencesBuilder {
 /// A block of fences, its checksum and its inner lengths found right.
 #[derive(Debug)]
 pub(super) struct Fences {
-    block: Vec<u8>,
+    block: Bytes,
     count: usize,
     key_ends: Column,
     times: Column,
@@ -101,7 +103,7 @@ pub(super) struct Fences {
 impl Fences {
     /// Reads a block whose checksum is right; none if its lengths contradict each other, which
     /// means a bug.
-    pub(super) fn read(block: Vec<u8>) -> Option<Self> {
+    pub(super) fn read(block: Bytes) -> Option<Self> {
         let head: &[u8; HEAD] = block.first_chunk()?;
         let count = u32::from_le_bytes(head[8..12].try_into().ok()?) as usize;
         let mut at = HEAD;

@@ -6,6 +6,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::cache::{Block, Blocks};
 use super::entry::SealedEntry;
 use super::fences::{self, Fences, Place};
@@ -166,8 +168,18 @@ impl SealedFile {
 
     /// The same from the disk.
     pub(super) fn read_rows(&self, fences: &Fences, index: usize) -> Result<Rows, ReadError> {
+        self.rows_in(fences, index, self.read(fences.place(index))?)
+    }
+
+    /// The rows of a block that was read.
+    pub(super) fn rows_in(
+        &self,
+        fences: &Fences,
+        index: usize,
+        block: Bytes,
+    ) -> Result<Rows, ReadError> {
         let place = fences.place(index);
-        let block = self.read_checked(place)?;
+        self.check(place, &block)?;
         let right = block.get(4) == Some(&rows::KIND);
         let rows = right.then(|| Rows::read(block)).flatten();
         let rows = rows.ok_or_else(|| self.damage(place.offset, "the block contradicts itself"))?;
@@ -195,17 +207,33 @@ impl SealedFile {
         Ok(fences)
     }
 
-    fn read_checked(&self, place: Place) -> Result<Vec<u8>, ReadError> {
+    fn read_checked(&self, place: Place) -> Result<Bytes, ReadError> {
+        let block = self.read(place)?;
+        self.check(place, &block)?;
+        Ok(block)
+    }
+
+    /// Reads what stands there as it is, or less where the file ends before that.
+    pub(super) fn read(&self, place: Place) -> Result<Bytes, ReadError> {
         let Place { offset, length } = place;
         if length < 5 || place.end().is_none_or(|end| end > self.entry.bytes) {
             return Err(self.damage(offset, "a block reaches past the end of the file").into());
         }
         let mut bytes = vec![0; length];
         let read = self.file.read_at(&mut bytes, offset)?;
-        let crc = footer::checksum(self.store, self.entry.number, offset, &bytes[4..]);
-        if read < length || bytes[..4] != crc.to_le_bytes() {
+        bytes.truncate(read);
+        Ok(bytes.into())
+    }
+
+    fn check(&self, place: Place, block: &[u8]) -> Result<(), ReadError> {
+        let Place { offset, length } = place;
+        let is_right = |(crc, rest): (&[u8; 4], &[u8])| {
+            let right = footer::checksum(self.store, self.entry.number, offset, rest);
+            *crc == right.to_le_bytes()
+        };
+        if block.len() < length || !block.split_first_chunk().is_some_and(is_right) {
             return Err(self.damage(offset, "the block is not what was written").into());
         }
-        Ok(bytes)
+        Ok(())
     }
 }

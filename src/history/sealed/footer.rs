@@ -268,7 +268,7 @@ pub(super) fn decode_footer(footer: &[u8], at: u64) -> Option<Vec<Section>> {
         };
         let length = u32::from_le_bytes(head[72..76].try_into().ok()?) as usize;
         let (root, after) = after.split_at_checked(length)?;
-        let root = Fences::read(root.to_vec()).filter(|root| root.lie_within(start, at))?;
+        let root = Fences::read(root.to_vec().into()).filter(|root| root.lie_within(start, at))?;
         let end = root.end()?;
         sections.push(Section { facts, root, start });
         (start, rest) = (end, after);

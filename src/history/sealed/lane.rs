@@ -6,8 +6,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::cursor::{Shelf, Standing, fence_of};
-use super::fences::Fences;
+use super::fences::{Fences, Place};
 use super::file::SealedFile;
 use super::rows::Rows;
 use crate::history::ReadError;
@@ -37,7 +39,12 @@ impl Lane {
     /// Begins with the rows of `view`; none if the file has none.
     pub fn open(file: &Arc<SealedFile>, view: ViewId) -> Option<Self> {
         let section = file.section_of(view)?;
-        let shelf = OwnShelf { file: file.clone(), fences: None, kept: Default::default() };
+        let shelf = OwnShelf {
+            file: file.clone(),
+            fences: None,
+            kept: Default::default(),
+            ahead: Ahead::default(),
+        };
         Some(Self { shelf, section, fence: None, block: None, key: 0, rows: 0..0, row: None })
     }
 
@@ -171,6 +178,39 @@ struct OwnShelf {
     fences: Option<(u64, Arc<Fences>)>,
     /// By offset, the last one first.
     kept: [Option<(u64, Arc<Rows>)>; KEPT],
+    ahead: Ahead,
+}
+
+/// What was read of the file at once. Where most blocks are asked for, one read for many of them
+/// costs a fraction of as many reads; where few are, only these are read.
+#[derive(Default)]
+struct Ahead {
+    offset: u64,
+    bytes: Bytes,
+}
+
+/// Bytes that are read at once at most.
+const AHEAD_BYTES: usize = 64 << 10;
+/// Bytes between two blocks over which it pays to read on.
+const GAP_BYTES: u64 = 8 << 10;
+
+impl Ahead {
+    /// The bytes of a block.
+    fn block(&mut self, file: &SealedFile, place: Place) -> Result<Bytes, ReadError> {
+        let Place { offset, length } = place;
+        let end = self.offset + self.bytes.len() as u64;
+        if offset < self.offset || offset.saturating_add(length as u64) > end {
+            let follows = (self.offset..=end.saturating_add(GAP_BYTES)).contains(&offset);
+            let most = if follows { AHEAD_BYTES.min(2 * self.bytes.len()) } else { 0 };
+            let left = file.entry().bytes.saturating_sub(offset);
+            let most = most.min(usize::try_from(left).unwrap_or(usize::MAX));
+            self.bytes = file.read(Place { offset, length: length.max(most) })?;
+            self.offset = offset;
+        }
+        let from = (offset - self.offset) as usize;
+        let to = self.bytes.len().min(from + length);
+        Ok(self.bytes.slice(from..to))
+    }
 }
 
 impl Shelf for OwnShelf {
@@ -184,7 +224,8 @@ impl Shelf for OwnShelf {
         if let Some((_, rows)) = found {
             return Ok(rows.clone());
         }
-        let rows = Arc::new(self.file.read_rows(fences, index)?);
+        let block = self.ahead.block(&self.file, place)?;
+        let rows = Arc::new(self.file.rows_in(fences, index, block)?);
         self.kept.rotate_right(1);
         self.kept[0] = Some((place.offset, rows.clone()));
         Ok(rows)

@@ -6,6 +6,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use bytes::Bytes;
+
 use super::column::{self, Column};
 use super::entry::RowIn;
 use super::search::first_not_below;
@@ -173,7 +175,7 @@ impl RowsBuilder {
 /// A block of rows, its checksum and its inner lengths found right.
 #[derive(Debug)]
 pub(super) struct Rows {
-    block: Vec<u8>,
+    block: Bytes,
     slots: usize,
     rows: usize,
     keys: usize,
@@ -210,7 +212,7 @@ pub(super) enum Has {
 impl Rows {
     /// Reads a block whose checksum is right; none if its lengths contradict each other, which
     /// means a bug.
-    pub(super) fn read(block: Vec<u8>) -> Option<Self> {
+    pub(super) fn read(block: Bytes) -> Option<Self> {
         let head: &[u8; HEAD] = block.first_chunk()?;
         let flags = head[5];
         let slots = usize::from(u16::from_le_bytes([head[6], head[7]]));

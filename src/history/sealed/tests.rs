@@ -341,8 +341,8 @@ fn blocks_that_contradict_themselves_are_damage_not_a_panic() {
         let byte = random.below(300) as usize;
         let before = std::mem::replace(&mut block[byte], random.below(256) as u8);
         let length = random.below(8000) as usize;
-        drop(super::rows::Rows::read(block[..length].to_vec()));
-        drop(super::fences::Fences::read(block[..length].to_vec()));
+        drop(super::rows::Rows::read(block[..length].to_vec().into()));
+        drop(super::fences::Fences::read(block[..length].to_vec().into()));
         drop(super::footer::decode_footer(&block[..length], 8000));
         block[byte] = before;
     }

@@ -73,7 +73,7 @@ impl<'a> Bytes<'a> {
             let place = section.root.place(index);
             let is_fences = |block: &&[u8]| block.get(4) == Some(&fences::KIND);
             let fences = self.block(place).filter(is_fences);
-            let fences = fences.and_then(|block| Fences::read(block.to_vec()));
+            let fences = fences.and_then(|block| Fences::read(block.to_vec().into()));
             let Range { start, end } = section.range(index);
             let Some(fences) = fences.filter(|fences| fences.lie_within(start, end)) else {
                 lines.push(damaged(place));
@@ -88,7 +88,7 @@ impl<'a> Bytes<'a> {
 
     fn describe_rows(&self, place: Place) -> String {
         let block = self.block(place).filter(|block| block.get(4) == Some(&rows::KIND));
-        let rows = block.and_then(|block| Rows::read(block.to_vec()));
+        let rows = block.and_then(|block| Rows::read(block.to_vec().into()));
         let Some(rows) = rows else { return damaged(place) };
         let (from, to): ((EventTime, Sequence), _) = (rows.order(0), rows.order(rows.len() - 1));
         format!(
