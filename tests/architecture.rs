@@ -47,6 +47,7 @@ const DOORS: [Door; 17] = [
     Door { path: "rustix::fs", only_in: &["disk/"], tests_may: true },
     door("thread_priority", &["priority.rs"]),
     door("rustix::process::nice", &["priority.rs"]),
+    door("rustix::time", &["time.rs"]),
     door("SystemTime::now", &["time.rs"]),
     door("Instant::now", &["time.rs"]),
     door("Timestamp::now", &["time.rs"]),

@@ -3,7 +3,7 @@
 //! It does not know what the commands do with the answers.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
@@ -11,26 +11,22 @@ use tokio::runtime::{Builder, Runtime};
 use ureq::http::Request;
 
 use crate::cli::failure::Failure;
-use crate::cli::target::{Features, LoadAsk, LoadReport, TrainAsk};
+use crate::cli::target::{LoadAsk, LoadReport};
 use crate::cli::terminal::Progress;
 use crate::config::Config;
 use crate::disk::real::RealDisk;
-use crate::disk::{Disk, DiskErrorKind, Stream};
+use crate::disk::{Disk, DiskErrorKind};
 use crate::engine::Engine;
-use crate::engine::answer_columns::Include;
 use crate::engine::define::{DefineOptions, Defined};
 use crate::engine::error::Problem;
 use crate::engine::load::Loaded;
 use crate::engine::open::{self, OpenError};
-use crate::engine::training::{Known, Training};
 use crate::history;
 use crate::http::door::Door;
 use crate::http::router::{Listener, Routes};
 use crate::metrics::Metrics;
 use crate::registry::DEFAULT_PROJECT;
 use crate::registry::definitions::Definitions;
-use crate::registry::plan::{Ask, What};
-use crate::registry::resolve::Purpose;
 use crate::server::{self, StartOptions};
 use crate::time::{Clock, SystemClock};
 
@@ -111,42 +107,6 @@ impl Directory {
         let loaded = self.engine.load(turn, view.clone(), file, ask.options.clone(), progress);
         Ok(report(self.runtime.block_on(loaded)?))
     }
-
-    /// See [`crate::cli::target::Target::train`].
-    pub(super) fn train(
-        &self,
-        ask: &TrainAsk,
-        out: Stream,
-        progress: Progress,
-    ) -> Result<(), Failure> {
-        let registry = self.engine.registry();
-        let project = ask.project.as_deref().unwrap_or(DEFAULT_PROJECT);
-        let project = registry.project_named(project).map_err(Problem::from)?;
-        let what = match &ask.features {
-            Features::Service(service) => What::Service(service),
-            Features::References(references) => {
-                What::Features(references.iter().map(String::as_str).collect())
-            }
-        };
-        let asked = Ask { entity_type: None, what, purpose: Purpose::AsOf };
-        let training = Training {
-            plan: self.engine.plan(project, &asked)?,
-            of_service: matches!(ask.features, Features::Service(_)),
-            labels: ask.options.clone(),
-            names: ask.names,
-            include: Include::default(),
-            known: if ask.known_at_label_time { Known::AtLabelTime } else { Known::Now },
-        };
-        let file = RealDisk.open_read(&ask.labels).map_err(Failure::wrong_use)?;
-        let progress = Mutex::new(progress);
-        let report = |done: u64, of: u64| {
-            if let Ok(mut progress) = progress.lock() {
-                progress.set(done, of);
-            }
-        };
-        let turn = self.engine.begin_training()?;
-        Ok(self.engine.train(&turn, &training, file, out, &report)?)
-    }
 }
 
 impl Drop for Directory {
@@ -179,10 +139,15 @@ pub(super) fn is_there(path: &Path) -> Result<bool, Failure> {
 
 fn refused(path: &Path, error: &OpenError) -> Failure {
     match error {
-        OpenError::History(history::open::OpenError::Locked { .. }) => Failure::Failed(vec![
-            format!("the data directory {} is in use by a running server", path.display()),
-            "leave --data out to ask that server over HTTP, or stop it first".to_owned(),
-        ]),
+        OpenError::History(history::open::OpenError::Locked { .. }) => in_use(path),
         error => Failure::failed(error),
     }
+}
+
+/// The data directory is locked.
+pub(super) fn in_use(path: &Path) -> Failure {
+    Failure::Failed(vec![
+        format!("the data directory {} is in use by a running server", path.display()),
+        "leave --data out to ask that server over HTTP, or stop it first".to_owned(),
+    ])
 }

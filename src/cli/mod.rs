@@ -10,6 +10,8 @@ mod settings;
 
 mod target;
 
+mod past;
+
 mod remote;
 
 mod directory;

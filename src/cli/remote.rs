@@ -147,7 +147,7 @@ impl Remote {
         self.parse(&self.read(response)?)
     }
 
-    /// See [`crate::cli::target::Target::train`].
+    /// Makes a training set, and writes it to `out`.
     pub(super) fn train(
         &self,
         ask: &TrainAsk,
@@ -261,6 +261,9 @@ fn train_path(ask: &TrainAsk) -> String {
     }
     if ask.known_at_label_time {
         add("known_at_label_time", "true");
+    }
+    if ask.allow_truncated {
+        add("allow_truncated", "true");
     }
     if let Some(project) = &ask.project {
         add("project", project);

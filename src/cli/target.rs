@@ -13,7 +13,6 @@ use crate::cli::remote::Remote;
 use crate::cli::settings;
 use crate::cli::terminal::Progress;
 use crate::config::{Config, Log, LogFormat};
-use crate::disk::Stream;
 use crate::engine::define::{DefineOptions, Defined};
 use crate::engine::load::LoadOptions;
 use crate::engine::training::{LabelOptions, Names};
@@ -87,6 +86,7 @@ pub(super) struct TrainAsk {
     pub(super) options: LabelOptions,
     pub(super) names: Names,
     pub(super) known_at_label_time: bool,
+    pub(super) allow_truncated: bool,
 }
 
 /// Which features.
@@ -96,7 +96,8 @@ pub(super) enum Features {
 }
 
 impl Whom {
-    fn configured(&self) -> Result<Config, Failure> {
+    /// The configuration with its arguments.
+    pub(super) fn configured(&self) -> Result<Config, Failure> {
         let arguments = settings::data_argument(self.data.as_deref());
         settings::read(self.config.as_deref(), arguments.into_iter().collect())
     }
@@ -151,19 +152,6 @@ impl Target {
         match self {
             Self::Server(remote) => remote.load(ask, progress),
             Self::Directory(directory) => directory.load(ask, progress),
-        }
-    }
-
-    /// Makes a training set, and writes it to `out`.
-    pub(super) fn train(
-        &self,
-        ask: &TrainAsk,
-        out: Stream,
-        progress: Progress,
-    ) -> Result<(), Failure> {
-        match self {
-            Self::Server(remote) => remote.train(ask, out, progress),
-            Self::Directory(directory) => directory.train(ask, out, progress),
         }
     }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use crate::cli::Done;
-use crate::cli::directory::IfMissing;
 use crate::cli::failure::Failure;
-use crate::cli::target::{Features, TrainAsk, Whom};
+use crate::cli::past::PastDirectory;
+use crate::cli::target::{Features, Place, TrainAsk, Whom};
 use crate::cli::terminal::{self, Progress, counted};
 use crate::disk::real::RealDisk;
 use crate::disk::{self, Disk, DiskFile, Stream};
@@ -61,6 +61,9 @@ pub(super) struct Train {
     /// See only what had arrived by the label's time, too
     #[arg(long)]
     known_at_label_time: bool,
+    /// Leave cells empty that are below a retention floor, instead of refusing all
+    #[arg(long)]
+    allow_truncated: bool,
     /// The project of the features [default: default]
     #[arg(long, value_name = "PROJECT")]
     project: Option<String>,
@@ -116,11 +119,22 @@ impl Train {
             options: LabelOptions { timestamp, time_unit, keys },
             names,
             known_at_label_time: self.known_at_label_time,
+            allow_truncated: self.allow_truncated,
         };
         let labels = RealDisk.open_read(&self.labels).map_err(Failure::wrong_use)?;
-        let target = self.whom.find(IfMissing::Refuse)?;
+        let whom = self.whom.place()?;
         let progress = Progress::new(self.labels.display().to_string());
-        let summary = written(&self.out, &labels, |out| target.train(&ask, out, progress));
+        let summary = match whom {
+            Place::Server(remote) => {
+                written(&self.out, &labels, |out| remote.train(&ask, out, progress))
+            }
+            Place::Directory(path) => {
+                let limits = self.whom.configured()?.limits;
+                let directory = PastDirectory::open(&path)?;
+                let train = |out| directory.train((&ask, &limits), out, progress);
+                written(&self.out, &labels, train)
+            }
+        };
         let summary = summary.map_err(|failure| {
             failure.about(format_args!("{} was not made:", self.out.display()))
         })?;

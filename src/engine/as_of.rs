@@ -66,7 +66,7 @@ impl AsOfAnswers {
 
 /// The answer where retention may have taken what was asked: nobody knows what stood there, so no
 /// default stands in.
-const TRUNCATED: Answer<'static> =
+pub(super) const TRUNCATED: Answer<'static> =
     Answer { status: Status::BelowRetentionFloor, value: None, defaulted: false, event_time: None };
 
 /// Reads the states history held at the instants asked. Blocking.

@@ -9,12 +9,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::disk::DiskFile;
 use crate::engine::error::{Place, Problem};
-use crate::engine::parquet_file::{FromOffset, ParquetFile};
+use crate::engine::parquet_file::{FromOffset, ParquetFile, reader_of};
 use crate::engine::queue::{Queue, WriteJob, stopped};
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, WriteBatch};
@@ -274,8 +274,7 @@ impl Loader {
         registry: &Registry,
     ) -> Result<(ParquetRecordBatchReader, ColumnReader), Problem> {
         let file = ParquetFile::new(self.file.clone()).map_err(|error| unreadable(&error))?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| unreadable(&error))?;
+        let builder = reader_of(file).map_err(|error| unreadable(&error))?;
         let entity = registry.entity_of(&self.view);
         let wanted = Wanted {
             keys: entity.join_keys.iter().map(|key| (&*key.name, key.key_type)).collect(),

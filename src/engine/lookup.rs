@@ -21,7 +21,7 @@ use crate::value::layout::Layout;
 /// A [`Plan`] with the maps it reads, compiled once per request shape.
 pub struct LookupPlan {
     /// The names and places.
-    pub plan: Plan,
+    pub plan: Arc<Plan>,
     /// One per source of the plan.
     pub(super) stores: Vec<Store>,
 }
@@ -29,7 +29,7 @@ pub struct LookupPlan {
 impl LookupPlan {
     pub(super) fn new(plan: Plan, stores: &Stores) -> Self {
         let stores = plan.sources.iter().map(|source| stores.of(&source.view)).collect();
-        Self { plan, stores }
+        Self { plan: Arc::new(plan), stores }
     }
 
     /// Whether a view of it lies on disk, so that `fetch_cold` has to run first.
@@ -246,6 +246,6 @@ pub(crate) mod tests {
     /// A plan that asks for nothing.
     pub(crate) fn plan(revision: u64) -> LookupPlan {
         let plan = Plan { revision, roles: vec![], sources: vec![], columns: vec![] };
-        LookupPlan { plan, stores: vec![] }
+        LookupPlan { plan: Arc::new(plan), stores: vec![] }
     }
 }

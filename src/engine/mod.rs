@@ -45,7 +45,9 @@ pub mod label_columns;
 
 pub mod training;
 
-mod parquet_file;
+pub mod parquet_file;
+
+pub mod past;
 
 pub mod load;
 
@@ -476,7 +478,9 @@ impl Engine {
         out: impl Write + Send,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Problem> {
-        Trainer { shared: &self.shared, training, file: labels, progress }.run(out)
+        let history = as_of::visible(&self.shared, training.known_at())?;
+        let (registry, limits) = (self.registry(), self.limits());
+        Trainer { history, registry, limits, training, file: labels, progress }.run(out)
     }
 
     /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.

@@ -1,11 +1,16 @@
-//! Lets the Parquet reader read files through the disk door.
+//! Opens Parquet: files through the disk door, and times of old files as the instants they are.
 //!
-//! It does not know Parquet.
+//! It does not know what the columns are for.
 
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, TimeUnit};
 use bytes::Bytes;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Type;
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 
@@ -22,6 +27,53 @@ pub(super) struct ParquetFile {
 pub(super) struct FromOffset {
     file: Arc<dyn DiskFile>,
     offset: u64,
+}
+
+/// Begins to read a Parquet file. Times in its INT96 columns, as Spark writes them, are read as
+/// microseconds: in nanoseconds, as Arrow would have them, those after 2262 do not fit and wrap
+/// around to the past.
+///
+/// # Errors
+/// It is no Parquet file that can be read.
+pub fn reader_of<R: ChunkReader + 'static>(
+    input: R,
+) -> Result<ParquetRecordBatchReaderBuilder<R>, ParquetError> {
+    let found = ArrowReaderMetadata::load(&input, ArrowReaderOptions::new())?;
+    let leaves = found.metadata().file_metadata().schema_descr().columns();
+    let mut are_int96 = leaves.iter().map(|leaf| leaf.physical_type() == Type::INT96);
+    if !are_int96.clone().any(|is_int96| is_int96) {
+        return Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(input, found));
+    }
+    let fields = in_micros(found.schema().fields(), &mut are_int96);
+    let schema = Arc::new(Schema::new_with_metadata(fields, found.schema().metadata().clone()));
+    let options = ArrowReaderOptions::new().with_schema(schema);
+    let found = ArrowReaderMetadata::try_new(found.metadata().clone(), options)?;
+    Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(input, found))
+}
+
+/// The same fields, those in microseconds whose leaf is INT96.
+fn in_micros(fields: &Fields, are_int96: &mut impl Iterator<Item = bool>) -> Fields {
+    fields.iter().map(|field| field_in_micros(field, are_int96)).collect()
+}
+
+fn field_in_micros(field: &Field, are_int96: &mut impl Iterator<Item = bool>) -> FieldRef {
+    let mut inner = |field: &FieldRef| field_in_micros(field, are_int96);
+    let data_type = match field.data_type() {
+        DataType::List(element) => DataType::List(inner(element)),
+        DataType::LargeList(element) => DataType::LargeList(inner(element)),
+        DataType::FixedSizeList(element, length) => {
+            DataType::FixedSizeList(inner(element), *length)
+        }
+        DataType::Map(entries, sorted) => DataType::Map(inner(entries), *sorted),
+        DataType::Struct(fields) => DataType::Struct(in_micros(fields, are_int96)),
+        leaf => match (are_int96.next(), leaf) {
+            (Some(true), DataType::Timestamp(_, zone)) => {
+                DataType::Timestamp(TimeUnit::Microsecond, zone.clone())
+            }
+            _ => leaf.clone(),
+        },
+    };
+    Arc::new(field.clone().with_data_type(data_type))
 }
 
 impl ParquetFile {

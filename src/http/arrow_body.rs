@@ -12,6 +12,7 @@ use bytes::Bytes;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::engine::error::Problem;
+use crate::engine::parquet_file::reader_of;
 use crate::http::body::malformed;
 use crate::http::call::Format;
 
@@ -38,7 +39,7 @@ impl Batches {
         }
         let what = "a Parquet file";
         let reader = guarded(what, || {
-            ParquetRecordBatchReaderBuilder::try_new(body)
+            reader_of(body)
                 .and_then(ParquetRecordBatchReaderBuilder::build)
                 .map_err(|error| unreadable(what, &error))
         })?;

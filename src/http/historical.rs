@@ -75,6 +75,8 @@ pub(super) struct Spine {
         ("include" = Option<String>, Query,
             description = "Any of statuses,event_timestamps,defaulted"),
         ("min_sequence" = Option<u64>, Query, description = "Wait until this is visible"),
+        ("allow_truncated" = Option<bool>, Query,
+            description = "Below a retention floor mark the cells instead of refusing all"),
         ("time_unit" = Option<String>, Query, description = "Of integer times: s, ms, us or ns"),
         ("known_at" = Option<String>, Query, description = "See nothing that arrived later"),
         ("timestamp" = Option<String>, Query,

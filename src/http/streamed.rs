@@ -1,6 +1,6 @@
-//! An answer that is sent while it is made, by a thread that gives way to those of lookups.
+//! An answer that is sent while it is made, by a thread of its own.
 //!
-//! It does not know what is in it.
+//! It does not know what is in it, nor how the work gives way to lookups.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -18,7 +18,6 @@ use tokio::sync::oneshot;
 use crate::engine::error::Problem;
 use crate::http::call::{AnswerBody, whole};
 use crate::metrics::Code;
-use crate::priority;
 
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 256 << 10;
@@ -43,7 +42,6 @@ pub(super) async fn make(
     let pieces = Pieces { sender, piece: Vec::with_capacity(PIECE_BYTES) };
     let (say, said) = oneshot::channel();
     let making = move || {
-        priority::idle();
         let made = make(pieces);
         // Where nothing was sent yet, the problem itself is the answer.
         let _ = ends.blocking_send(made.clone().map(|()| END).map_err(Into::into));

@@ -33,6 +33,8 @@ struct TrainingQuery {
     service: Option<String>,
     include: Option<String>,
     min_sequence: Option<u64>,
+    #[serde(default)]
+    allow_truncated: bool,
     time_unit: Option<String>,
     known_at: Option<String>,
     known_at_label_time: Option<bool>,
@@ -88,7 +90,7 @@ async fn prepare(call: &Call, engine: &Arc<Engine>) -> Result<(Training, Spool),
     lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
     let project = call.project(&engine.registry())?;
     let training = Training {
-        plan: wanted.plan(engine, project, Purpose::AsOf)?,
+        plan: wanted.plan(engine, project, Purpose::AsOf)?.plan.clone(),
         of_service: query.service.is_some(),
         labels: LabelOptions {
             timestamp: query.timestamp.clone(),
@@ -99,6 +101,8 @@ async fn prepare(call: &Call, engine: &Arc<Engine>) -> Result<(Training, Spool),
         names: query.names.as_deref().map_or(Ok(Names::Reference), names)?,
         include: wanted.include,
         known: known(&query)?,
+        allow_truncated: query.allow_truncated,
+        gives_way: true,
     };
     Ok((training, admit(call, engine).await?))
 }

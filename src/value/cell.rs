@@ -137,6 +137,16 @@ impl ValueRef<'_> {
         }
     }
 
+    /// The bytes of a text, of bytes or of an array, of which each value has its own number.
+    pub fn loose_bytes(self) -> usize {
+        match self {
+            Self::String(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Array(array) => array.bytes.len(),
+            _ => 0,
+        }
+    }
+
     fn scalar_type(self) -> Option<ScalarType> {
         match self {
             Self::Bool(_) => Some(ScalarType::Bool),

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::door::{ARROW, Door, eventually, steady};
-use crate::tables::{arrow, read_arrow, table};
+use crate::door::{ARROW, Door, PARQUET, eventually, steady};
+use crate::tables::{arrow, parquet, read_arrow, read_parquet, table};
 
 const HISTORICAL: &str = "/api/v1/features/historical";
 const BELOW: (u16, &str) = (400, "BELOW_RETENTION_FLOOR");
@@ -87,6 +87,15 @@ fn in_arrow(door: &mut Door, past: &str) {
     let ages = crate::tables::column::<Int32Array>(&found, "hourly:age").iter().next().flatten();
     let statuses = crate::tables::column::<StringArray>(&found, "hourly:age__status");
     door.holds("marked in Arrow", ages.is_none() && statuses.value(0) == BELOW.1);
+    let labels = parquet(&table(&[("user_id", text("u1")), ("timestamp", text(past))]));
+    let both = [PARQUET, ("accept", PARQUET.1)];
+    let target = format!("{HISTORICAL}?feature_names=hourly:age&include=statuses");
+    door.refuse(("POST", &target, &both, &labels), BELOW, "row 0 asks as of");
+    let reply = door.ask("POST", &format!("{target}&allow_truncated=true"), &both, &labels);
+    let found = read_parquet(&reply.body);
+    let ages = crate::tables::column::<Int32Array>(&found, "hourly:age").iter().next().flatten();
+    let statuses = crate::tables::column::<StringArray>(&found, "hourly:age__status");
+    door.holds("marked in Parquet", ages.is_none() && statuses.value(0) == BELOW.1);
 }
 
 #[test]

@@ -342,12 +342,14 @@ impl Store {
         let then = known_at.map_or(Known::Now, Known::At);
         for known in [then].into_iter().chain(at_label_time) {
             let training = Training {
-                plan: self.plan(Purpose::AsOf),
+                plan: self.plan(Purpose::AsOf).plan.clone(),
                 of_service: false,
                 labels: LabelOptions::default(),
                 names: Names::Bare,
                 include: EVERYTHING,
                 known,
+                allow_truncated: false,
+                gives_way: known == Known::Now,
             };
             let made = train(&self.engine, &training, &labels).expect("the labels are right");
             assert_eq!(made.num_rows(), pairs.len());

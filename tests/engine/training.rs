@@ -4,8 +4,7 @@
 //! It does not check values over much data; `as_of` does, against scans.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, DictionaryArray, Float64Array, Int32Array, Int64Array,
@@ -13,7 +12,9 @@ use arrow::array::{
     TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow::compute::concat_batches;
-use arrow::datatypes::{Date32Type, Field, Float64Type, Int32Type, Int64Type, Schema};
+use arrow::datatypes::{
+    Date32Type, Field, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
+};
 use larder::disk::Disk;
 use larder::disk::real::RealDisk;
 use larder::engine::Engine;
@@ -31,7 +32,10 @@ use larder::value::cell::{CellRef, ValueRef};
 use larder::value::types::KeyType;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::data_type::{Int64Type as Int64Column, Int96, Int96Type};
 use parquet::file::properties::WriterProperties;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
 use tempfile::TempDir;
 
 use crate::support::{PROJECT, define, key, open_at, plan};
@@ -48,26 +52,49 @@ pub(crate) fn train(
     training: &Training,
     labels: &RecordBatch,
 ) -> Result<RecordBatch, Problem> {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path().join("labels.parquet");
+    let mut out = Vec::new();
+    train_into(&mut out, engine, training, &file_of(labels))?;
+    Ok(read(out))
+}
+
+/// The labels as a file.
+fn file_of(labels: &RecordBatch) -> Vec<u8> {
     let properties = WriterProperties::builder().set_max_row_group_row_count(Some(GROUP_ROWS));
-    let file = File::create_new(&path).expect("a new file");
-    let writer = ArrowWriter::try_new(file, labels.schema(), Some(properties.build()));
+    let mut file = Vec::new();
+    let writer = ArrowWriter::try_new(&mut file, labels.schema(), Some(properties.build()));
     let mut writer = writer.expect("a schema");
     writer.write(labels).expect("it can be written");
     writer.close().expect("it can be written");
+    file
+}
+
+/// Makes a training set of a file of labels. Returns how far it said it was.
+fn train_into(
+    out: &mut Vec<u8>,
+    engine: &Arc<Engine>,
+    training: &Training,
+    labels: &[u8],
+) -> Result<Vec<(u64, u64)>, Problem> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("labels.parquet");
+    std::fs::write(&path, labels).expect("it can be written");
     let file = RealDisk.open_read(&path).expect("it is there");
-    let mut out = Vec::new();
     let turn = engine.begin_training()?;
-    engine.train(&turn, training, file, &mut out, &|_, _| {})?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(out));
+    let told = Mutex::new(Vec::new());
+    let tell = |done, of| told.lock().expect("nobody panics").push((done, of));
+    engine.train(&turn, training, file, out, &tell)?;
+    Ok(told.into_inner().expect("nobody panics"))
+}
+
+fn read(made: Vec<u8>) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(made));
     let reader = reader.expect("Parquet");
     let schema = reader.schema().clone();
     let reader = reader.build().expect("Parquet");
     let batches: Vec<RecordBatch> = reader.map(|batch| batch.expect("Parquet")).collect();
     let made = concat_batches(&schema, &batches).expect("batches of one schema");
     // The batches themselves do not have what the file says of itself.
-    Ok(made.with_schema(schema).expect("its schema"))
+    made.with_schema(schema).expect("its schema")
 }
 
 const DEFINITIONS: &str = r#"
@@ -133,12 +160,14 @@ impl Store {
     fn training(&self, what: What<'_>) -> Training {
         let of_service = matches!(what, What::Service(_));
         Training {
-            plan: plan(&self.engine, what, Purpose::AsOf).expect("the features are defined"),
+            plan: plan(&self.engine, what, Purpose::AsOf).expect("they are defined").plan.clone(),
             of_service,
             labels: LabelOptions::default(),
             names: Names::default(),
             include: Include::default(),
             known: Known::Now,
+            allow_truncated: false,
+            gives_way: false,
         }
     }
 
@@ -357,17 +386,18 @@ async fn what_is_wrong_with_labels_names_the_column_and_the_first_row() {
 }
 
 #[tokio::test]
-async fn labels_below_a_retention_floor_are_refused_with_their_row() {
+async fn labels_below_a_retention_floor_are_refused_with_their_row_or_marked() {
     let of_profile = "[view.profile]\n    retention = \"30m\"";
     let store = Store::of(&DEFINITIONS.replace("[view.profile]", of_profile)).await;
-    let labels = |times: [i64; 2]| {
-        let times = micros(times.map(|seconds| T + seconds * 1_000_000));
-        batch(vec![("user_id", users(&[1, 2])), ("event_timestamp", times)])
+    let labels = |times: &[i64]| {
+        let times: Vec<i64> = times.iter().map(|seconds| T + seconds * 1_000_000).collect();
+        let keys: Vec<i64> = (0..times.len() as i64).map(|row| 1 + row % 2).collect();
+        batch(vec![("user_id", users(&keys)), ("event_timestamp", micros(times))])
     };
     // Maintenance puts the floor in force, 30 minutes before an hour after T.
     let waited = larder::time::Stopwatch::start();
     let refused = loop {
-        match train(&store.engine, &store.ages(), &labels([1800, 1799])) {
+        match train(&store.engine, &store.ages(), &labels(&[1800, 1799])) {
             Err(refused) => break refused,
             Ok(_) => assert!(waited.elapsed().as_secs() < 60, "no floor came"),
         }
@@ -375,7 +405,138 @@ async fn labels_below_a_retention_floor_are_refused_with_their_row() {
     };
     assert_eq!(refused.code, Code::BelowRetentionFloor);
     assert!(refused.detail.starts_with("row 1 "), "{}", refused.detail);
+    assert!(refused.detail.contains("allow_truncated"), "{}", refused.detail);
     // Above it nothing has changed: below a floor the newest values stay.
-    let made = train(&store.engine, &store.ages(), &labels([1800, 3600])).expect("kept");
+    let made = train(&store.engine, &store.ages(), &labels(&[1800, 3600])).expect("kept");
     assert_eq!(ages(&made), [Some(21), Some(22)]);
+    // Such a cell is marked, and nothing stands in for it.
+    let mut marked = store.training(What::Features(vec!["profile:age", "profile:score"]));
+    (marked.allow_truncated, marked.include) = (true, EVERYTHING);
+    let made = train(&store.engine, &marked, &labels(&[1800, 1799, 1801])).expect("marked");
+    assert_eq!(ages(&made), [Some(21), None, Some(21)]);
+    let column = |name: &str| made.column_by_name(name).expect(name);
+    let scores: Vec<_> = column("profile__score").as_primitive::<Float64Type>().iter().collect();
+    assert_eq!(scores, [Some(0.1), None, Some(0.1)]);
+    let statuses: Vec<_> = column("profile__score__status").as_string::<i32>().iter().collect();
+    let present = Some("PRESENT");
+    assert_eq!(statuses, [present, Some("BELOW_RETENTION_FLOOR"), present]);
+    let mut of_known = |known, expected: &[Option<i32>]| {
+        marked.known = known;
+        let made = train(&store.engine, &marked, &labels(&[1800, 3600])).expect("marked");
+        assert_eq!(ages(&made), expected, "{known:?}");
+    };
+    of_known(Known::At(ArrivalTime::from_micros(T + 1799 * 1_000_000)), &[None, None]);
+    // The rows arrived with the last instant.
+    of_known(Known::AtLabelTime, &[None, Some(22)]);
+}
+
+#[tokio::test]
+async fn a_label_below_a_floor_is_refused_before_anything_is_written() {
+    let of_profile = "[view.profile]\n    retention = \"30m\"";
+    let store = Store::of(&DEFINITIONS.replace("[view.profile]", of_profile)).await;
+    // More than are read at once, and only the last is wrong.
+    let rows = (1 << 20) + 10;
+    let times = (0..rows).map(|row| if row + 1 < rows { T + 3_600_000_000 } else { T });
+    let labels =
+        batch(vec![("user_id", users(&vec![1; rows])), ("event_timestamp", micros(times))]);
+    let labels = file_of(&labels);
+    let waited = larder::time::Stopwatch::start();
+    loop {
+        let mut out = Vec::new();
+        match train_into(&mut out, &store.engine, &store.ages(), &labels) {
+            Err(refused) => {
+                assert_eq!(refused.code, Code::BelowRetentionFloor);
+                let row = format!("row {} ", rows - 1);
+                assert!(refused.detail.starts_with(&row), "{}", refused.detail);
+                break assert_eq!(out.len(), 0, "the answer had begun");
+            }
+            Ok(_) => assert!(waited.elapsed().as_secs() < 60, "no floor came"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_values_are_gathered_a_few_at_a_time() {
+    const LONG: usize = 1_000_000;
+    let notes = "[view.notes]\n entity = \"user\"\n features = { note = \"string\" }\n";
+    let store = Store::of(&format!("{DEFINITIONS}\n{notes}")).await;
+    let registry = store.engine.registry();
+    let view = registry.view_named(PROJECT, "notes").expect("defined").clone();
+    let note = "long ".repeat(LONG / 5);
+    let mut rows = WriteBatch::new(&registry, store.engine.limits());
+    rows.start(&view);
+    rows.set(Slot(0), CellRef::Value(ValueRef::String(&note)));
+    let at = EventTime::from_micros(T);
+    rows.end(&key(&[(KeyType::Int64, "2")]), Some(at)).expect("within the limit");
+    store.engine.write(PROJECT, rows, None).await.expect("it is accepted");
+    // The first hundred labels say nothing of the length of what comes.
+    let user = |row: usize| if row < 100 { 1 } else { 2 };
+    let labels = batch(vec![
+        ("user_id", users(&(0..300).map(user).collect::<Vec<i64>>())),
+        ("event_timestamp", micros(vec![T + 60_000_000; 300])),
+    ]);
+    let training = store.training(What::Features(vec!["profile:age", "notes:note"]));
+    let mut out = Vec::new();
+    let told = train_into(&mut out, &store.engine, &training, &file_of(&labels));
+    let told = told.expect("the labels are right");
+    assert_eq!(told.last(), Some(&(300, 300)));
+    assert!(told.iter().all(|(done, of)| done <= of), "{told:?}");
+    assert!(!told.is_sorted(), "nothing was done again: {told:?}");
+    let file = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(out.clone()));
+    let groups = file.expect("Parquet").metadata().row_groups().to_vec();
+    let mut row = 0;
+    for group in groups {
+        let of_group = row..row + group.num_rows() as usize;
+        let long = of_group.clone().filter(|row| user(*row) == 2).count();
+        assert!(long * LONG <= 130 << 20, "{of_group:?} at once");
+        row = of_group.end;
+    }
+    let made = read(out);
+    let found = made.column_by_name("notes__note").expect("the feature");
+    for (row, found) in found.as_string::<i32>().iter().enumerate() {
+        assert!(found == (user(row) == 2).then_some(&*note), "row {row}");
+    }
+    let expected: Vec<_> = (0..300).map(|row| Some(20 + user(row) as i32)).collect();
+    assert_eq!(ages(&made), expected);
+}
+
+#[tokio::test]
+async fn times_as_spark_writes_them_are_the_instants_they_are() {
+    let store = Store::new().await;
+    // 2500-01-01, and a moment before the age of user 2.
+    let day = |micros: i64| micros.div_euclid(86_400_000_000);
+    let instants = [16_725_225_600_000_000, T + 1_999_999];
+    let int96 = instants.map(|micros| {
+        let nanos = (micros - day(micros) * 86_400_000_000) as u64 * 1000;
+        let mut time = Int96::new();
+        time.set_data(nanos as u32, (nanos >> 32) as u32, (2_440_588 + day(micros)) as u32);
+        time
+    });
+    let schema = "message labels { required int64 user_id; required int96 event_timestamp;
+                  optional group made (LIST) { repeated group list { optional int96 element; } } }";
+    let schema = Arc::new(parse_message_type(schema).expect("a schema"));
+    let mut labels = Vec::new();
+    let writer = SerializedFileWriter::new(&mut labels, schema, Arc::default());
+    let mut writer = writer.expect("a schema");
+    let mut group = writer.next_row_group().expect("a group");
+    let mut column = group.next_column().expect("a column").expect("there is one");
+    column.typed::<Int64Column>().write_batch(&[2, 2], None, None).expect("it fits");
+    column.close().expect("it fits");
+    let mut column = group.next_column().expect("a column").expect("there is one");
+    column.typed::<Int96Type>().write_batch(&int96, None, None).expect("it fits");
+    column.close().expect("it fits");
+    let mut column = group.next_column().expect("a column").expect("there is one");
+    let lists = column.typed::<Int96Type>();
+    lists.write_batch(&int96, Some(&[3, 3]), Some(&[0, 0])).expect("it fits");
+    column.close().expect("it fits");
+    group.close().expect("it fits");
+    writer.close().expect("it fits");
+    let mut out = Vec::new();
+    train_into(&mut out, &store.engine, &store.ages(), &labels).expect("the labels are right");
+    let made = read(out);
+    assert_eq!(ages(&made), [Some(22), None]);
+    let times = made.column(1).as_primitive::<TimestampMicrosecondType>();
+    assert_eq!(times.values(), &instants);
+    let lists = made.column(2).as_list::<i32>().values().clone();
+    assert_eq!(lists.as_primitive::<TimestampMicrosecondType>().values(), &instants);
 }

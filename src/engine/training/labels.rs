@@ -3,20 +3,21 @@
 //!
 //! It does not know features.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 
 use super::{LabelOptions, bad_label, unreadable};
 use crate::disk::DiskFile;
 use crate::engine::error::{Place, Problem};
 use crate::engine::label_columns::LabelColumns;
 use crate::engine::lookup::Batch;
-use crate::engine::parquet_file::ParquetFile;
+use crate::engine::parquet_file::{ParquetFile, reader_of};
 use crate::limits::{self, Limits};
 use crate::metrics::Code;
 use crate::registry::nearest::hint;
@@ -31,7 +32,7 @@ const TIME_COLUMNS: [&str; 2] = ["event_timestamp", "timestamp"];
 const BATCH_ROWS: usize = 8192;
 /// Bytes of rows decoded at once, about.
 const BATCH_BYTES: u64 = 4 << 20;
-/// Bytes of keys of one chunk at most.
+/// Bytes of keys of one chunk at most, about.
 const KEY_BYTES: usize = 64 << 20;
 
 /// A Parquet file of labels.
@@ -54,14 +55,46 @@ pub(super) struct Chunk {
     pub(super) times: Vec<EventTime>,
 }
 
+impl Chunk {
+    /// Lets go of all its labels.
+    pub(super) fn clear(&mut self) {
+        *self = Self { first: self.first, keys: Batch::new(0), times: Vec::new() };
+    }
+
+    /// Some of its labels.
+    pub(super) fn labels(&self, range: Range<usize>) -> Labels<'_> {
+        Labels { chunk: self, range }
+    }
+}
+
+/// Some labels of a chunk that follow one another.
+pub(super) struct Labels<'a> {
+    chunk: &'a Chunk,
+    range: Range<usize>,
+}
+
+impl Labels<'_> {
+    /// How many they are.
+    pub(super) fn count(&self) -> usize {
+        self.range.len()
+    }
+
+    /// The key of one of them in one role.
+    pub(super) fn key(&self, label: usize, role: usize) -> &[u8] {
+        self.chunk.keys.key(self.range.start + label, role)
+    }
+
+    /// Their times.
+    pub(super) fn times(&self) -> &[EventTime] {
+        &self.chunk.times[self.range.clone()]
+    }
+}
+
 /// Reads keys and times, one chunk after another.
 pub(super) struct Chunks<'a> {
     labels: &'a LabelFile<'a>,
     batches: ParquetRecordBatchReader,
     columns: LabelColumns,
-    most: usize,
-    /// What did not fit into the chunk before: a batch and its first row.
-    rest: Option<(RecordBatch, usize)>,
     /// Rows read so far.
     row: usize,
 }
@@ -74,8 +107,7 @@ impl<'a> LabelFile<'a> {
         limits: &'a Limits,
     ) -> Result<Self, Problem> {
         let file = ParquetFile::new(file.clone()).map_err(|error| unreadable(&error))?;
-        let builder = ParquetRecordBatchReaderBuilder::try_new(file.clone());
-        let builder = builder.map_err(|error| unreadable(&error))?;
+        let builder = reader_of(file.clone()).map_err(|error| unreadable(&error))?;
         let groups = builder.metadata().row_groups();
         let rows = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
         let bytes = groups.iter().map(|g| u64::try_from(g.total_byte_size()).unwrap_or(0)).sum();
@@ -164,17 +196,16 @@ impl<'a> LabelFile<'a> {
 
     /// All rows with all their columns.
     pub(super) fn batches(&self) -> Result<ParquetRecordBatchReader, Problem> {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(self.file.clone());
+        let builder = reader_of(self.file.clone());
         let rows = BATCH_BYTES / self.row_bytes();
         let rows = usize::try_from(rows).unwrap_or(1).clamp(16, BATCH_ROWS);
         let batches = builder.and_then(|builder| builder.with_batch_size(rows).build());
         batches.map_err(|error| unreadable(&error))
     }
 
-    /// Begins to read keys and times, up to `most` labels a chunk.
-    pub(super) fn chunks(&'a self, most: usize) -> Result<Chunks<'a>, Problem> {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(self.file.clone());
-        let builder = builder.map_err(|error| unreadable(&error))?;
+    /// Begins to read keys and times.
+    pub(super) fn chunks(&'a self) -> Result<Chunks<'a>, Problem> {
+        let builder = reader_of(self.file.clone()).map_err(|error| unreadable(&error))?;
         // Found among all columns first, so that what is missing is said of the file.
         let found = self.columns(&self.schema)?;
         let names = found.keys.iter().flatten().chain([&found.time]);
@@ -184,59 +215,47 @@ impl<'a> LabelFile<'a> {
         let batches = batches.map_err(|error| unreadable(&error))?;
         let projected = arrow::record_batch::RecordBatchReader::schema(&batches);
         let columns = self.columns(&projected)?;
-        Ok(Chunks { labels: self, batches, columns, most, rest: None, row: 0 })
+        Ok(Chunks { labels: self, batches, columns, row: 0 })
     }
 
-    /// Reads all keys and times once.
-    pub(super) fn check(&self) -> Result<(), Problem> {
-        let mut chunks = self.chunks(BATCH_ROWS)?;
-        while !chunks.next_chunk()?.times.is_empty() {}
-        Ok(())
+    /// Reads all keys and times once, and shows them to `check` in chunks.
+    pub(super) fn check(
+        &self,
+        check: impl Fn(&Chunk) -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let mut chunks = self.chunks()?;
+        loop {
+            let chunk = chunks.next_chunk(BATCH_ROWS)?;
+            if chunk.times.is_empty() {
+                return Ok(());
+            }
+            check(&chunk)?;
+        }
     }
 }
 
 impl Chunks<'_> {
-    /// From now on up to so many labels a chunk.
-    pub(super) fn take_at_once(&mut self, most: usize) {
-        self.most = most;
-    }
-
-    /// The next labels; none behind the last.
-    pub(super) fn next_chunk(&mut self) -> Result<Chunk, Problem> {
+    /// The next labels, about `most`; none behind the last.
+    pub(super) fn next_chunk(&mut self, most: usize) -> Result<Chunk, Problem> {
         let left = usize::try_from(self.labels.rows).unwrap_or(usize::MAX) - self.row;
-        let times = Vec::with_capacity(left.min(self.most));
+        let times = Vec::with_capacity(left.min(most));
         let keys = Batch::new(self.labels.plan.roles.len());
         let mut chunk = Chunk { first: self.row, keys, times };
-        while chunk.times.len() < self.most && chunk.keys.bytes() < KEY_BYTES {
-            let next = match self.rest.take() {
-                Some(rest) => Some(rest),
-                None => {
-                    let batch = self.batches.next().transpose();
-                    batch.map_err(|error| unreadable(&error))?.map(|batch| (batch, 0))
-                }
-            };
-            let Some((batch, from)) = next else { break };
-            let to = batch.num_rows().min(from + self.most - chunk.times.len());
-            self.read(&batch, from..to, &mut chunk)?;
-            if to < batch.num_rows() {
-                self.rest = Some((batch, to));
-            }
+        while chunk.times.len() < most && chunk.keys.bytes() < KEY_BYTES {
+            let batch = self.batches.next().transpose().map_err(|error| unreadable(&error))?;
+            let Some(batch) = batch else { break };
+            self.read(&batch, &mut chunk)?;
         }
         Ok(chunk)
     }
 
-    fn read(
-        &mut self,
-        batch: &RecordBatch,
-        rows: std::ops::Range<usize>,
-        chunk: &mut Chunk,
-    ) -> Result<(), Problem> {
+    fn read(&mut self, batch: &RecordBatch, chunk: &mut Chunk) -> Result<(), Problem> {
         let LabelColumns { readers, .. } = &self.columns;
         let of_role = readers.iter().map(|reader| reader.rows(batch));
         let of_role: Result<Vec<_>, ArrowError> = of_role.collect();
         let of_role = of_role.map_err(|error| unreadable(&error))?;
         let (roles, limit) = (&self.labels.plan.roles, self.labels.limits.key_bytes);
-        for row in rows {
+        for row in 0..batch.num_rows() {
             for (role, rows) in of_role.iter().enumerate() {
                 chunk.keys.push_key(|key| {
                     let start = key.len();

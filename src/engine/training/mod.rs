@@ -4,13 +4,19 @@
 //! It does not know where the labels come from nor where the training set goes; files and streams
 //! are passed in.
 
-mod labels;
-
 mod features;
+
+mod gathered;
+
+mod labels;
 
 mod order;
 
 mod output;
+
+mod progress;
+
+mod seen;
 
 pub mod summary;
 
@@ -24,26 +30,23 @@ use crate::disk::DiskFile;
 use crate::engine::answer_columns::{self, Include};
 use crate::engine::error::{Place, Problem};
 use crate::engine::label_columns::KeyColumns;
-use crate::engine::lookup::LookupPlan;
-use crate::engine::shared::Shared;
-use crate::engine::training::features::{Gather, Work};
+use crate::engine::training::features::{Gather, Gathered};
 use crate::engine::training::labels::LabelFile;
 use crate::engine::training::output::Output;
+use crate::engine::training::progress::Work;
+use crate::history::as_of::AsOf;
+use crate::limits::Limits;
 use crate::metrics::Code;
+use crate::priority::Manner;
+use crate::registry::Registry;
 use crate::registry::plan::{Column, Plan};
 use crate::time::{ArrivalTime, TimeUnit};
 use crate::value::types::FeatureType;
 
 /// Labels whose features are gathered in one pass over history.
 const CHUNK_LABELS: usize = 1 << 20;
-/// Fewest of them, however wide the features are.
-const FEWEST_LABELS: usize = 64;
 /// Bytes of features of one pass, about.
 const CHUNK_BYTES: usize = 64 << 20;
-/// What a text, or an array of no fixed length, is taken to have before any was seen.
-const TEXT_BYTES: usize = 64 << 10;
-/// How many times as many labels as before are taken at most: the next may have longer texts.
-const GROWTH: usize = 8;
 
 /// The right to make one of the training sets that are made at a time.
 pub struct TrainingTurn {
@@ -54,7 +57,7 @@ pub struct TrainingTurn {
 /// A training set as asked for.
 pub struct Training {
     /// The features.
-    pub plan: Arc<LookupPlan>,
+    pub plan: Arc<Plan>,
     /// The features are those of a service, which may have named them.
     pub of_service: bool,
     /// How the labels are read.
@@ -65,6 +68,20 @@ pub struct Training {
     pub include: Include,
     /// What of history is seen.
     pub known: Known,
+    /// Where retention may have taken what is asked, say so of the cell rather than refuse all.
+    pub allow_truncated: bool,
+    /// Lookups come first: it is made in time that nobody else wants.
+    pub gives_way: bool,
+}
+
+impl Training {
+    /// Nothing that arrived later is seen of any label. What bounds each label apart is not here.
+    pub(super) fn known_at(&self) -> Option<ArrivalTime> {
+        match self.known {
+            Known::At(known_at) => Some(known_at),
+            Known::Now | Known::AtLabelTime => None,
+        }
+    }
 }
 
 /// How a table of labels is read.
@@ -112,7 +129,9 @@ pub enum Known {
 
 /// Makes one training set.
 pub(super) struct Trainer<'a> {
-    pub(super) shared: &'a Shared,
+    pub(super) history: AsOf,
+    pub(super) registry: Arc<Registry>,
+    pub(super) limits: &'a Limits,
     pub(super) training: &'a Training,
     pub(super) file: Arc<dyn DiskFile>,
     /// Hears the labels done so far and the labels there are.
@@ -121,65 +140,78 @@ pub(super) struct Trainer<'a> {
 
 impl Trainer<'_> {
     /// Blocking. Nothing is written to `out` before all labels are known to be sound.
-    pub(super) fn run(&self, out: impl Write + Send) -> Result<(), Problem> {
+    pub(super) fn run(self, out: impl Write + Send) -> Result<(), Problem> {
         // A file that is no Parquet may break the reader; that is the file's mistake.
         let made = catch_unwind(AssertUnwindSafe(|| self.make(out)));
         made.unwrap_or_else(|_| Err(unreadable(&"the reader gave up on it")))
     }
 
-    fn make(&self, out: impl Write + Send) -> Result<(), Problem> {
+    fn make(self, out: impl Write + Send) -> Result<(), Problem> {
         let Training { plan, labels: options, include, .. } = self.training;
-        let columns = &plan.plan.columns;
+        let columns = &plan.columns;
         let names = names(self.training);
-        let labels = LabelFile::open(&self.file, &plan.plan, options, &self.shared.limits)?;
+        let manner = Manner::new(self.training.gives_way);
+        let labels = LabelFile::open(&self.file, plan, options, self.limits)?;
         check_names(&names, &labels, *include)?;
-        let mut chunks = labels.chunks(labels_at_once(columns))?;
-        let mut chunk = chunks.next_chunk()?;
-        if labels.rows() > chunk.times.len() as u64 {
-            // What is wrong further on is to be said before anything is written.
-            labels.check()?;
-        }
-        let work = Work::new(labels.rows(), plan.plan.sources.len(), self.progress);
-        let gather = Gather::new(self.shared, self.training, &work)?;
+        let work = Work::new(labels.rows(), plan.sources.len(), self.progress);
+        let gather = Gather::new(self.history, self.registry, self.training, (&work, &manner));
+        let mut chunks = labels.chunks()?;
+        let mut chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS))?;
+        // What is wrong further on is to be said before anything is written.
+        manner.run(|| match labels.rows() > chunk.times.len() as u64 {
+            true => labels.check(|chunk| gather.check_floors(chunk)),
+            false => gather.check_floors(&chunk),
+        })?;
         let fields: Vec<_> = (names.iter().zip(columns))
             .flat_map(|(name, column)| answer_columns::fields(name, column.feature_type, *include))
             .collect();
         let mut output = Output::begin(&labels, fields, out)?;
+        let (mut most, mut done) = (labels_of(fixed_bytes(columns)), 0);
         while !chunk.times.is_empty() {
-            let features = gather.features(&chunk)?;
-            let rows = chunk.times.len();
-            // Not both at once: each is large.
-            drop(chunk);
-            let bytes: usize = features.iter().map(|array| array.get_array_memory_size()).sum();
-            chunks.take_at_once(labels_of(bytes / rows).min(rows.saturating_mul(GROWTH)));
-            output.write(&features, rows)?;
-            drop(features);
-            chunk = chunks.next_chunk()?;
+            let rest = chunk.times.len() - done;
+            let some = done..done + rest.div_ceil(rest.div_ceil(most));
+            match gather.features(&chunk.labels(some.clone()))? {
+                Gathered::TooLarge(fewer) => most = fewer,
+                Gathered::Features(features) => {
+                    most = labels_of(features.bytes() / some.len());
+                    done = some.end;
+                    let is_done = done == chunk.times.len();
+                    if is_done {
+                        // Not both at once: each is large.
+                        chunk.clear();
+                    }
+                    output.write(&features, some.len(), &manner)?;
+                    drop(features);
+                    if is_done {
+                        chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS))?;
+                        done = 0;
+                    }
+                }
+            }
         }
         output.finish()
     }
 }
 
-/// How many labels are taken at once, so that their features take about [`CHUNK_BYTES`]; the first
-/// time, when nothing is known of the length of texts, fewer.
-fn labels_at_once(columns: &[Column]) -> usize {
+/// What the values of one label take at least.
+fn fixed_bytes(columns: &[Column]) -> usize {
     let width = |column: &Column| match column.feature_type {
-        FeatureType::Scalar(scalar) => scalar.fixed_width().unwrap_or(TEXT_BYTES),
+        FeatureType::Scalar(scalar) => scalar.fixed_width().unwrap_or(0),
         FeatureType::Array { element, length } => {
-            let each = element.fixed_width().unwrap_or(TEXT_BYTES);
-            length.map_or(TEXT_BYTES, |length| length as usize * each)
+            length.map_or(0, |length| length as usize * element.fixed_width().unwrap_or(0))
         }
     };
-    labels_of(columns.iter().map(width).sum())
+    columns.iter().map(width).sum()
 }
 
+/// How many labels are taken at once, if the features of one take so many bytes.
 fn labels_of(bytes_each: usize) -> usize {
-    (CHUNK_BYTES / bytes_each.max(1)).clamp(FEWEST_LABELS, CHUNK_LABELS)
+    (CHUNK_BYTES / bytes_each.max(1)).max(1)
 }
 
 /// What the feature columns are called.
 fn names(training: &Training) -> Vec<String> {
-    let Plan { sources, columns, .. } = &training.plan.plan;
+    let Plan { sources, columns, .. } = &*training.plan;
     let name = |column: &Column| {
         // A service's own name has no colon, a reference of a service always has one.
         if training.of_service && !column.name.contains(':') {

@@ -4,10 +4,11 @@
 //! It does not know how features are found, nor where the bytes go.
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
-use arrow::array::ArrayRef;
+use arrow::array::{ArrayRef, new_empty_array};
 use arrow::datatypes::{Field, FieldRef, Schema};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
@@ -18,15 +19,17 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 
+use super::gathered::Features;
 use super::labels::LabelFile;
 use super::unreadable;
 use crate::engine::error::Problem;
 use crate::metrics::Code;
+use crate::priority::Manner;
 
-/// Bytes of labels of one row group at most, about.
+/// Bytes of labels of one row group at most, about, and its rows: what is encoded of a group is kept
+/// until it is whole.
 const GROUP_BYTES: u64 = 64 << 20;
-/// Rows of features encoded at once.
-const SLICE_ROWS: usize = 65_536;
+const GROUP_ROWS: u64 = 131_072;
 
 /// A training set on its way.
 pub(super) struct Output<W: Write + Send> {
@@ -35,6 +38,8 @@ pub(super) struct Output<W: Write + Send> {
     labels: Rows,
     label_fields: Vec<FieldRef>,
     feature_fields: Vec<FieldRef>,
+    /// Parquet columns of the features.
+    feature_leaves: usize,
     group_rows: usize,
     groups: usize,
 }
@@ -79,53 +84,64 @@ impl<W: Write + Send> Output<W> {
         let writer = ArrowWriter::try_new(out, schema, Some(properties));
         let begun = writer.and_then(ArrowWriter::into_serialized_writer);
         let (file, columns) = begun.map_err(|error| failed(&error))?;
-        let group_rows = usize::try_from(GROUP_BYTES / labels.row_bytes()).unwrap_or(usize::MAX);
+        let group_rows = (GROUP_BYTES / labels.row_bytes()).clamp(1, GROUP_ROWS) as usize;
         Ok(Self {
             file,
             columns,
             labels: Rows { batches: labels.batches()?, rest: None },
             label_fields,
+            feature_leaves: leaves_of(&feature_fields)?,
             feature_fields,
-            group_rows: group_rows.max(1),
+            group_rows,
             groups: 0,
         })
     }
 
     /// Adds the next `rows` labels with these features.
-    pub(super) fn write(&mut self, features: &[ArrayRef], rows: usize) -> Result<(), Problem> {
-        for from in (0..rows).step_by(self.group_rows.min(rows.max(1))) {
-            let rows = self.group_rows.min(rows - from);
-            let features: Vec<ArrayRef> =
-                features.iter().map(|array| array.slice(from, rows)).collect();
-            self.write_group(&features, rows)?;
+    pub(super) fn write(
+        &mut self,
+        features: &Features,
+        rows: usize,
+        manner: &Manner,
+    ) -> Result<(), Problem> {
+        for from in (0..rows).step_by(self.group_rows) {
+            let group = from..rows.min(from + self.group_rows);
+            let columns = manner.run(|| self.encode(features, group))?;
+            self.append(columns).map_err(|error| failed(&error))?;
         }
         Ok(())
     }
 
-    /// One row group: its labels are decoded and encoded here, its features beside that.
-    fn write_group(&mut self, features: &[ArrayRef], rows: usize) -> Result<(), Problem> {
+    /// The columns of one row group: its labels are decoded and encoded here, its features beside
+    /// that.
+    fn encode(
+        &mut self,
+        features: &Features,
+        group: Range<usize>,
+    ) -> Result<Vec<ArrowColumnWriter>, Problem> {
         let writers = self.columns.create_column_writers(self.groups);
         let mut of_labels = writers.map_err(|error| failed(&error))?;
-        let leaves = of_labels.len() - leaves_of(&self.feature_fields, features)?;
-        let mut of_features = of_labels.split_off(leaves);
+        let mut of_features = of_labels.split_off(of_labels.len() - self.feature_leaves);
         let (labels, label_fields) = (&mut self.labels, &self.label_fields);
-        let feature_fields = &self.feature_fields;
+        let (feature_fields, rows) = (&self.feature_fields, group.len());
         thread::scope(|scope| -> Result<(), Problem> {
-            let beside = || encode_slices(feature_fields, features, &mut of_features);
+            let beside = || -> Result<(), Problem> {
+                let arrays = features.of(group)?;
+                encode(feature_fields, &arrays, &mut of_features).map_err(|error| failed(&error))
+            };
             let encoding = scope.spawn(beside);
             let labels = encode_labels(label_fields, labels, rows, &mut of_labels);
             let features = encoding.join().unwrap_or_else(|_| {
-                Err(ParquetError::General("a thread that encodes features failed".to_owned()))
+                let detail = "a thread that encodes features failed";
+                Err(Problem::new(Code::Internal, detail))
             });
-            labels.and(features.map_err(|error| failed(&error)))
+            labels.and(features)
         })?;
-        self.append(of_labels.into_iter().chain(of_features)).map_err(|error| failed(&error))
+        of_labels.append(&mut of_features);
+        Ok(of_labels)
     }
 
-    fn append(
-        &mut self,
-        columns: impl Iterator<Item = ArrowColumnWriter>,
-    ) -> Result<(), ParquetError> {
+    fn append(&mut self, columns: Vec<ArrowColumnWriter>) -> Result<(), ParquetError> {
         let mut group = self.file.next_row_group()?;
         for column in columns {
             column.close()?.append_to_row_group(&mut group)?;
@@ -142,27 +158,13 @@ impl<W: Write + Send> Output<W> {
     }
 }
 
-fn leaves_of(fields: &[FieldRef], arrays: &[ArrayRef]) -> Result<usize, Problem> {
+fn leaves_of(fields: &[FieldRef]) -> Result<usize, Problem> {
     let mut leaves = 0;
-    for (field, array) in fields.iter().zip(arrays) {
-        let empty = array.slice(0, 0);
+    for field in fields {
+        let empty = new_empty_array(field.data_type());
         leaves += compute_leaves(field, &empty).map_err(|error| failed(&error))?.len();
     }
     Ok(leaves)
-}
-
-fn encode_slices(
-    fields: &[FieldRef],
-    arrays: &[ArrayRef],
-    writers: &mut [ArrowColumnWriter],
-) -> Result<(), ParquetError> {
-    let rows = arrays.first().map_or(0, |array| array.len());
-    for from in (0..rows).step_by(SLICE_ROWS) {
-        let length = SLICE_ROWS.min(rows - from);
-        let slices: Vec<ArrayRef> = arrays.iter().map(|array| array.slice(from, length)).collect();
-        encode(fields, &slices, writers)?;
-    }
-    Ok(())
 }
 
 fn encode_labels(
