@@ -96,6 +96,13 @@ impl Batch {
         Self { roles, bytes: Vec::new(), ends: Vec::new() }
     }
 
+    /// Makes room for so many more rows like those that are there, and for no more.
+    pub(super) fn reserve(&mut self, rows: usize) {
+        let each = self.bytes.len().div_ceil(self.rows().max(1));
+        self.bytes.reserve_exact(rows.saturating_mul(each));
+        self.ends.reserve_exact(rows.saturating_mul(self.roles));
+    }
+
     /// Adds the next key of the row under way, as `write` appends it: one for each role, in order.
     ///
     /// # Errors

@@ -478,7 +478,7 @@ impl Engine {
         out: impl Write + Send,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Problem> {
-        let history = as_of::visible(&self.shared, training.known_at())?;
+        let history = || as_of::visible(&self.shared, training.known_at());
         let (registry, limits) = (self.registry(), self.limits());
         Trainer { history, registry, limits, training, file: labels, progress }.run(out)
     }

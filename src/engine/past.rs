@@ -63,8 +63,10 @@ impl Past {
         out: impl Write + Send,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Problem> {
-        let history = self.history.as_of(self.upto, training.known_at());
-        let history = history.map_err(|error| damaged(&error))?;
+        let history = || {
+            let history = self.history.as_of(self.upto, training.known_at());
+            history.map_err(|error| damaged(&error))
+        };
         let registry = self.registry.clone();
         Trainer { history, registry, limits, training, file: labels, progress }.run(out)
     }

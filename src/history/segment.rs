@@ -7,13 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::Damage;
-use crate::disk::DiskFile;
-use crate::frame::{self, FrameError, FrameHeader, FrameKind};
+use crate::disk::{DiskError, DiskFile};
+use crate::frame::{self, Frame, FrameError, FrameHeader, FrameKind};
 use crate::ids::{Epoch, Sequence, StoreId};
 use crate::time::ArrivalTime;
 
 /// Bytes before the first frame.
 pub const HEADER_BYTES: usize = 64;
+/// Bytes of a segment in memory at once where it is sound, or one frame if that is longer.
+const PART_BYTES: usize = 4 << 20;
 
 pub(super) const MAGIC: [u8; 4] = *b"LSEG";
 const FORMAT: u16 = 1;
@@ -176,6 +178,27 @@ pub struct Examined {
     pub fault: Option<Fault>,
 }
 
+impl Examined {
+    fn begin(header: &SegmentHeader) -> Self {
+        Self {
+            end: HEADER_BYTES,
+            last: Sequence(header.first.0.saturating_sub(1)),
+            last_arrival: None,
+            marked: Sequence::ZERO,
+            epoch: header.epoch,
+            fault: None,
+        }
+    }
+
+    fn add(&mut self, frame: &Frame<'_>) {
+        self.end += frame.length();
+        self.last = frame.header.last();
+        self.last_arrival = Some(frame.header.arrival);
+        self.marked = self.marked.max(frame.header.durable);
+        self.epoch = frame.header.epoch;
+    }
+}
+
 /// Bytes after the last whole frame that are not zeros.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fault {
@@ -195,25 +218,14 @@ pub fn examine(
     header: &SegmentHeader,
     mut each: impl FnMut(usize, &FrameHeader),
 ) -> Examined {
-    let mut found = Examined {
-        end: HEADER_BYTES,
-        last: Sequence(header.first.0.saturating_sub(1)),
-        last_arrival: None,
-        marked: Sequence::ZERO,
-        epoch: header.epoch,
-        fault: None,
-    };
+    let mut found = Examined::begin(header);
     let fault = loop {
         let rest = bytes.get(found.end..).unwrap_or_default();
         match frame::decode(rest, header.store) {
             Ok(frame) => match continues(&found, &frame.header) {
                 Ok(()) => {
                     each(found.end, &frame.header);
-                    found.end += frame.length();
-                    found.last = frame.header.last();
-                    found.last_arrival = Some(frame.header.arrival);
-                    found.marked = found.marked.max(frame.header.durable);
-                    found.epoch = frame.header.epoch;
+                    found.add(&frame);
                 }
                 Err(reason) => break (reason, false),
             },
@@ -233,6 +245,56 @@ pub fn examine(
     let (reason, newer) = fault;
     found.fault = Some(Fault { reason, newer, durable_by });
     found
+}
+
+/// As [`examine`], of the segment's file, a part of it in memory at a time. None where something
+/// else than zeros follows the whole frames: what that is takes all of it at once to tell.
+pub(super) fn examine_sound(
+    file: &dyn DiskFile,
+    header: &SegmentHeader,
+) -> Result<Option<Examined>, DiskError> {
+    let mut found = Examined::begin(header);
+    let (mut part, mut wanted) = (Vec::new(), PART_BYTES);
+    loop {
+        part.resize(wanted, 0);
+        let read = file.read_at(&mut part, found.end as u64)?;
+        let (rest, is_last) = (&part[..read], read < wanted);
+        let mut at = 0;
+        let ended = loop {
+            match frame::decode(&rest[at..], header.store) {
+                Ok(frame) if continues(&found, &frame.header).is_ok() => {
+                    at += frame.length();
+                    found.add(&frame);
+                }
+                Ok(_) => return Ok(None),
+                Err(error) => break error,
+            }
+        };
+        wanted = match ended {
+            FrameError::Incomplete { needed } if !is_last => needed.max(PART_BYTES),
+            FrameError::End if is_last || at < read => {
+                let sound = zeros_from(file, found.end as u64, &mut part)?;
+                return Ok(sound.then_some(found));
+            }
+            FrameError::End => PART_BYTES,
+            _ => return Ok(None),
+        };
+    }
+}
+
+/// Whether nothing but zeros stands in `file` from `offset` on.
+fn zeros_from(file: &dyn DiskFile, offset: u64, part: &mut [u8]) -> Result<bool, DiskError> {
+    let mut offset = offset;
+    loop {
+        let read = file.read_at(part, offset)?;
+        if !is_zeros(&part[..read]) {
+            return Ok(false);
+        }
+        if read < part.len() {
+            return Ok(true);
+        }
+        offset += read as u64;
+    }
 }
 
 /// Compares whole pages, since a byte at a time the tail of an empty segment takes as long as
@@ -259,6 +321,8 @@ fn continues(found: &Examined, header: &FrameHeader) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::Disk;
+    use crate::disk::fake::FakeDisk;
 
     const HEADER: SegmentHeader =
         SegmentHeader { store: StoreId([7; 16]), epoch: Epoch(3), first: Sequence(100) };
@@ -319,7 +383,42 @@ mod tests {
             }
         }
         bytes.resize(bytes.len() + 300, 0);
-        examine(&bytes, &HEADER, |_, _| {})
+        let found = examine(&bytes, &HEADER, |_, _| {});
+        assert_eq!(sound(&bytes), Some(found.clone()).filter(|found| found.fault.is_none()));
+        found
+    }
+
+    fn sound(bytes: &[u8]) -> Option<Examined> {
+        let disk = FakeDisk::new();
+        disk.create_dir_all(Path::new("/h")).unwrap();
+        let file = disk.create(Path::new("/h/segment")).unwrap();
+        file.write_at(bytes, 0).unwrap();
+        examine_sound(file.as_ref(), &HEADER).unwrap()
+    }
+
+    #[test]
+    fn a_sound_segment_is_examined_part_by_part() {
+        let mut bytes = HEADER.encode().to_vec();
+        let mut check = |first: u64, count: u32, zeros: usize| {
+            bytes.extend_from_slice(&frame(first, count, 99));
+            let end = bytes.len();
+            bytes.resize(end + zeros, 0);
+            let found = examine(&bytes, &HEADER, |_, _| {});
+            assert_eq!(found.last, Sequence(first + u64::from(count) - 1));
+            assert_eq!(sound(&bytes), Some(found), "frame at {first}");
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            assert_eq!(sound(&bytes), None, "frame at {first}");
+            bytes.truncate(end);
+            bytes[last.min(end - 1)] ^= u8::from(zeros == 0);
+        };
+        // Shorter than a part, over its end, longer than one, and with zeros over several.
+        check(100, 1, 0);
+        check(101, 1, 100);
+        check(102, 300_000, 0);
+        check(300_102, 300_000, 7);
+        check(600_102, 1_000_000, 0);
+        check(1_600_102, 1, 3 * PART_BYTES);
     }
 
     #[test]

@@ -82,6 +82,16 @@ impl AsOf {
 }
 
 impl Sweep<'_> {
+    /// What is read from now on is of `key`.
+    pub fn turn_to(&mut self, key: &[u8]) {
+        if self.turn == 0 || self.key != key {
+            self.turn += 1;
+            self.key.clear();
+            self.key.extend_from_slice(key);
+            self.erased_below = self.as_of.erased_below(self.view, key);
+        }
+    }
+
     /// Shows `visit` the rows that [`AsOf::rows_before`] would, of those that arrived up to
     /// `known_at`. Quick if keys, and instants of a key, come in order; right in any order.
     ///
@@ -89,17 +99,10 @@ impl Sweep<'_> {
     /// The disk failed, or a row is not what was written.
     pub fn rows_before(
         &mut self,
-        key: &[u8],
         (at, known_at): (EventTime, ArrivalTime),
         visit: &mut dyn Visit,
     ) -> Result<(), ReadError> {
         let (upto, known_at) = (self.as_of.upto(), known_at.min(self.as_of.known_at()));
-        if self.turn == 0 || self.key != key {
-            self.turn += 1;
-            self.key.clear();
-            self.key.extend_from_slice(key);
-            self.erased_below = self.as_of.erased_below(self.view, key);
-        }
         let mut best = self.begin(at, (upto, known_at))?;
         while let Some(index) = best {
             let place = &mut self.places[index];
@@ -116,7 +119,7 @@ impl Sweep<'_> {
                         return Ok(());
                     }
                 }
-                place.back(key, &*visit)?;
+                place.back(&self.key, &*visit)?;
             }
             let rest = self.places.iter().enumerate().filter(|(_, place)| place.next.is_some());
             best = rest.max_by_key(|(_, place)| place.next).map(|(index, _)| index);

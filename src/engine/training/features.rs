@@ -11,7 +11,7 @@ use arrow::array::ArrayRef;
 
 use super::gathered::{Features, OfSource};
 use super::labels::{Chunk, Labels};
-use super::order::by_key_and_time;
+use super::order::{Ordered, by_key_and_time};
 use super::progress::{Try, Work};
 use super::seen::Seen;
 use super::{CHUNK_BYTES, Known, Training};
@@ -59,7 +59,7 @@ struct Source<'a> {
     view: &'a View,
     role: usize,
     columns: Vec<&'a Column>,
-    order: Vec<u32>,
+    order: Ordered,
     /// Labels of a part.
     part: usize,
 }
@@ -102,12 +102,12 @@ impl<'a> Gather<'a> {
                 view: self.view(&source.view),
                 role: source.role,
                 columns,
-                order: self.manner.run(|| by_key_and_time(labels, source.role)),
+                order: self.manner.run(|| by_key_and_time(labels, source.role, threads)),
                 part: part.clamp(PART_LABELS.start, PART_LABELS.end),
             };
             match self.gather(labels, &source, &one) {
                 Ok(parts) => {
-                    features.add(&places, OfSource::new(parts, &source.order, source.part))
+                    features.add(&places, OfSource::new(parts, &source.order.labels, source.part))
                 }
                 Err(Stop::TooLarge) => return Ok(Gathered::TooLarge(one.undo(labels.count()))),
                 Err(Stop::Failed(problem)) => return Err(problem),
@@ -153,7 +153,7 @@ impl<'a> Gather<'a> {
         source: &Source<'_>,
         one: &Try<'_>,
     ) -> Result<Vec<Vec<ArrayRef>>, Stop> {
-        let parts = source.order.len().div_ceil(source.part);
+        let parts = source.order.labels.len().div_ceil(source.part);
         let (next, stopped) = (AtomicUsize::new(0), AtomicBool::new(false));
         let done: Mutex<Vec<(usize, Vec<ArrayRef>)>> = Mutex::new(Vec::with_capacity(parts));
         let work = || -> Result<(), Stop> {
@@ -164,7 +164,7 @@ impl<'a> Gather<'a> {
                     return Ok(());
                 }
                 let from = part * source.part;
-                let some = &source.order[from..source.order.len().min(from + source.part)];
+                let some = from..source.order.labels.len().min(from + source.part);
                 let arrays = self
                     .manner
                     .run(|| self.gather_part(&mut sweep, labels, (source, some), one))
@@ -196,17 +196,20 @@ impl<'a> Gather<'a> {
         &self,
         sweep: &mut Sweep<'_>,
         labels: &Labels<'_>,
-        (source, some): (&Source<'_>, &[u32]),
+        (source, some): (&Source<'_>, Range<usize>),
         one: &Try<'_>,
     ) -> Result<Vec<ArrayRef>, Stop> {
         let include = self.training.include;
         let mut seen = Seen::new(source.view, &source.columns, some.len(), include);
         // Where there is a floor, labels below it were refused unless they may be truncated.
         let has_floor = self.history.floor(source.view.id).is_some();
-        let (mut bytes, mut told) = (0, 0);
-        for (index, &label) in some.iter().enumerate() {
-            let label = label as usize;
-            let at = labels.times()[label];
+        let (mut bytes, mut told) = (0, some.start);
+        let order = &source.order;
+        for place in some.clone() {
+            let at = order.times[place];
+            if order.turns[place] || place == some.start {
+                sweep.turn_to(labels.key(order.labels[place] as usize, source.role));
+            }
             if has_floor && self.below_floor(source.view, at).is_some() {
                 seen.truncated();
                 continue;
@@ -216,17 +219,15 @@ impl<'a> Gather<'a> {
                 Known::Now | Known::At(_) => ArrivalTime::MAX,
             };
             seen.begin(at);
-            let key = labels.key(label, source.role);
-            let rows = sweep.rows_before(key, (at, known_at), &mut seen);
-            rows.map_err(|error| damaged(&error))?;
+            sweep.rows_before((at, known_at), &mut seen).map_err(|error| damaged(&error))?;
             seen.end()?;
             bytes += seen.take_bytes();
             if bytes >= TOLD_BYTES {
-                check(one.did(index + 1 - told, bytes), labels)?;
-                (bytes, told) = (0, index + 1);
+                check(one.did(place + 1 - told, bytes), labels)?;
+                (bytes, told) = (0, place + 1);
             }
         }
-        check(one.did(some.len() - told, bytes), labels)?;
+        check(one.did(some.end - told, bytes), labels)?;
         Ok(seen.finish())
     }
 }

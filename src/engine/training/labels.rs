@@ -244,7 +244,12 @@ impl Chunks<'_> {
         while chunk.times.len() < most && chunk.keys.bytes() < KEY_BYTES {
             let batch = self.batches.next().transpose().map_err(|error| unreadable(&error))?;
             let Some(batch) = batch else { break };
+            let is_first = chunk.times.is_empty();
             self.read(&batch, &mut chunk)?;
+            if is_first {
+                let more = left.min(most).saturating_sub(chunk.times.len());
+                chunk.keys.reserve(more.min(KEY_BYTES / chunk.keys.bytes().max(1) * BATCH_ROWS));
+            }
         }
         Ok(chunk)
     }

@@ -21,8 +21,9 @@ mod seen;
 pub mod summary;
 
 use std::io::Write;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::thread;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -128,8 +129,9 @@ pub enum Known {
 }
 
 /// Makes one training set.
-pub(super) struct Trainer<'a> {
-    pub(super) history: AsOf,
+pub(super) struct Trainer<'a, H> {
+    /// Says what there is; it may have to be read first.
+    pub(super) history: H,
     pub(super) registry: Arc<Registry>,
     pub(super) limits: &'a Limits,
     pub(super) training: &'a Training,
@@ -138,7 +140,7 @@ pub(super) struct Trainer<'a> {
     pub(super) progress: &'a (dyn Fn(u64, u64) + Sync),
 }
 
-impl Trainer<'_> {
+impl<H: FnOnce() -> Result<AsOf, Problem> + Send> Trainer<'_, H> {
     /// Blocking. Nothing is written to `out` before all labels are known to be sound.
     pub(super) fn run(self, out: impl Write + Send) -> Result<(), Problem> {
         // A file that is no Parquet may break the reader; that is the file's mistake.
@@ -153,10 +155,15 @@ impl Trainer<'_> {
         let manner = Manner::new(self.training.gives_way);
         let labels = LabelFile::open(&self.file, plan, options, self.limits)?;
         check_names(&names, &labels, *include)?;
-        let work = Work::new(labels.rows(), plan.sources.len(), self.progress);
-        let gather = Gather::new(self.history, self.registry, self.training, (&work, &manner));
         let mut chunks = labels.chunks()?;
-        let mut chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS))?;
+        let (history, chunk) = thread::scope(|scope| {
+            let history = scope.spawn(|| manner.run(self.history));
+            let chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS));
+            (history.join().unwrap_or_else(|panic| resume_unwind(panic)), chunk)
+        });
+        let mut chunk = chunk?;
+        let work = Work::new(labels.rows(), plan.sources.len(), self.progress);
+        let gather = Gather::new(history?, self.registry, self.training, (&work, &manner));
         // What is wrong further on is to be said before anything is written.
         manner.run(|| match labels.rows() > chunk.times.len() as u64 {
             true => labels.check(|chunk| gather.check_floors(chunk)),

@@ -163,9 +163,14 @@ pub fn pin_directory(disk: &dyn Disk, root: &Path) -> Result<(Pinned, DiskLock),
             // What is read is on the device, and nothing that only the page cache has is held.
             disk.open_write(&path)?.sync_data()?;
             disk.open_read(&path)?.drop_cache()?;
-            let bytes = disk::read_whole(disk, &path)?;
-            let header = check_header(&path, &bytes, entry.first, manifest.store)?;
-            let found = segment::examine(&bytes, &header, |_, _| {});
+            let file = disk.open_read(&path)?;
+            let mut head = [0; segment::HEADER_BYTES];
+            let read = file.read_at(&mut head, 0)?;
+            let header = check_header(&path, &head[..read], entry.first, manifest.store)?;
+            let found = match segment::examine_sound(file.as_ref(), &header)? {
+                Some(found) => found,
+                None => segment::examine(&disk::read_all(file.as_ref())?, &header, |_, _| {}),
+            };
             if let Some(fault) =
                 found.fault.filter(|fault| fault.newer || fault.durable_by.is_some())
             {

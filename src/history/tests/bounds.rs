@@ -91,7 +91,9 @@ pub(super) fn see(
         ControlFlow::Continue(())
     };
     let instant = (EventTime::from_micros(time), ArrivalTime::MAX);
-    as_of.sweep(VIEW).rows_before(&[key], instant, &mut sweep).map_err(told)?;
+    let mut many = as_of.sweep(VIEW);
+    many.turn_to(&[key]);
+    many.rows_before(instant, &mut sweep).map_err(told)?;
     match swept == walked {
         true => Ok((state, walked)),
         false => Err(format!("a sweep shows {swept:?}, a walk {walked:?}")),

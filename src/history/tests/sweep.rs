@@ -125,7 +125,8 @@ fn a_sweep_shows_what_walks_show() {
                 };
                 let (mut one, mut other) = (look.clone(), look);
                 let time = EventTime::from_micros(time);
-                sweep.rows_before(key, (time, at(known_at)), &mut one).unwrap();
+                sweep.turn_to(key);
+                sweep.rows_before((time, at(known_at)), &mut one).unwrap();
                 // The twin: a snapshot of what was known then, and one walk.
                 let bound = bound.map_or(at(known_at), |bound| bound.min(at(known_at)));
                 let then = opened.reader.as_of(Sequence(upto), Some(bound)).unwrap();
@@ -157,7 +158,8 @@ fn a_sweep_reads_many_blocks_at_once_or_those_it_needs_and_leaves_the_cache_alon
         for (key, time) in asked {
             let mut first = |_: RowAt<'_>| ControlFlow::Break(());
             let at = EventTime::from_micros(time);
-            sweep.rows_before(&[key], (at, ArrivalTime::MAX), &mut first).unwrap();
+            sweep.turn_to(&[key]);
+            sweep.rows_before((at, ArrivalTime::MAX), &mut first).unwrap();
         }
         disk.count(Operation::Read) - before
     };
