@@ -41,9 +41,9 @@ pub fn idle_unless<T: Send>(behind: bool, work: impl FnOnce() -> T + Send) -> T 
     thread::scope(|scope| scope.spawn(aside).join().unwrap_or_else(|panic| resume_unwind(panic)))
 }
 
-/// How a long piece of work is done that lookups come before, part by part: each part [`idle`]; but
-/// where one was kept waiting, as on a host whose cores are always busy, those after it as any other
-/// work, for as long as it had to wait. So the whole gets on, at half of its speed at worst.
+/// How a long piece of work is done that lookups come before, part by part: each part [`idle`];
+/// but where one was kept waiting, as on a host whose cores are always busy, those after it as any
+/// other work, for as long as it had to wait. So the whole gets on, at half of its speed at worst.
 pub struct Manner {
     gives_way: bool,
     /// For how long parts need not be idle, in microseconds.

@@ -26,8 +26,8 @@ use crate::engine::error::Problem;
 use crate::metrics::Code;
 use crate::priority::Manner;
 
-/// Bytes of labels of one row group at most, about, and its rows: what is encoded of a group is kept
-/// until it is whole.
+/// Bytes of labels of one row group at most, about, and its rows: what is encoded of a group is
+/// kept until it is whole.
 const GROUP_BYTES: u64 = 64 << 20;
 const GROUP_ROWS: u64 = 131_072;
 
