@@ -119,6 +119,8 @@ pub(super) struct Model {
     pub(super) views: BTreeMap<ViewName, View>,
     pub(super) default_versions: BTreeMap<&'static str, u32>,
     pub(super) keyed: BTreeMap<String, Remembered>,
+    /// Of entities without a row since: sequence and time of their last erasure.
+    pub(super) erased: BTreeMap<(&'static str, EntityIndex), (u64, ArrivalTime)>,
     pub(super) sequence: u64,
     pub(super) last_arrival: ArrivalTime,
 }
@@ -130,6 +132,7 @@ impl Model {
             views: BTreeMap::new(),
             default_versions: BTreeMap::new(),
             keyed: BTreeMap::new(),
+            erased: BTreeMap::new(),
             sequence: 0,
             last_arrival: ArrivalTime::MIN,
         };
@@ -191,9 +194,10 @@ impl Model {
     }
 
     /// Forgets every row of an entity.
-    pub(super) fn erase(&mut self, entity: &str, index: EntityIndex, arrival: ArrivalTime) {
-        self.last_arrival = arrival;
+    pub(super) fn erase(&mut self, entity: &'static str, index: EntityIndex, at: ArrivalTime) {
+        self.last_arrival = at;
         self.sequence += 1;
+        self.erased.insert((entity, index), (self.sequence, at));
         for view in self.views.values_mut().filter(|view| view.entity == entity) {
             view.rows.retain(|row| row.entity != index);
         }
@@ -214,6 +218,7 @@ impl Model {
                 cells: sent.cells.clone(),
             };
             let view = self.views.get_mut(&sent.view).expect("the view was there");
+            self.erased.remove(&(view.entity, sent.entity));
             superseded += u64::from(!view.is_changed_by(&row));
             view.rows.push(row);
         }
