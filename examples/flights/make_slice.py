@@ -203,14 +203,8 @@ class View:
         return key[0] if len(key) == 1 else dict(zip(self.join_keys, key))
 
     def superseded(self):
-        """Rows that change nothing online, loaded in file order into an empty view."""
-        newest, count = {}, 0
-        for key, time, _ in self.rows:
-            if key in newest and time < newest[key]:
-                count += 1
-            else:
-                newest[key] = time
-        return count
+        """Rows that are not online after a load into an empty view."""
+        return len(self.rows) - len({key for key, _, _ in self.rows})
 
 
 def random_time(rng, view, key):

@@ -59,6 +59,7 @@ fn read(data: Bytes) -> Option<()> {
     let wanted = Wanted {
         keys: vec![("id", KeyType::Int64), ("name", KeyType::String)],
         time: Some("at"),
+        arrival: None,
         time_unit: None,
         features: names.into_iter().zip(types).collect(),
     };

@@ -64,7 +64,7 @@ fn load(
     let turn = engine.begin_load()?;
     let mut spool = engine.spool()?;
     spool.write(file)?;
-    let options = LoadOptions { event_time, time_unit: None, refuse_nan: false };
+    let options = LoadOptions { event_time, arrival: None, time_unit: None, refuse_nan: false };
     runtime.block_on(engine.load(turn, view, spool.finish(), options, |_, _| {}))
 }
 

@@ -119,6 +119,7 @@ fn report(loaded: Loaded) -> LoadReport {
     LoadReport {
         rows: loaded.rows,
         written: loaded.written,
+        skipped: loaded.skipped,
         resumed: loaded.resumed,
         superseded: loaded.superseded,
         nan_as_null: loaded.nan_as_null,

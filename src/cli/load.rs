@@ -16,14 +16,17 @@ use crate::time::{EventTime, TimeError, TimeUnit};
 const EXAMPLE: &str = "Examples:\n  larder load weather.parquet --view weather\n  \
                        larder load planes.parquet --view plane --event-time 2013-01-01\n  \
                        larder load flights.parquet --view last_arrival_of_aircraft --timestamp \
-                       landed_by --data ./data\n\n\
+                       landed_by --data ./data\n  larder load history.parquet --view \
+                       user_profile --arrival recorded_at\n\n\
                        Exit codes: 0 done or loaded before, 1 failed, 2 wrong use.";
 
 /// Loads a Parquet file into a view
 ///
-/// Takes the columns named like the view's join keys and features, and the event time. The whole
-/// file is checked before anything is written. A load that was interrupted goes on where it stopped
-/// when it is given again; one that was completed is not loaded twice.
+/// Takes the columns named like the view's join keys and features, and the event time. The rows go
+/// past the log into sealed files and are seen all at once, or not at all if one does not fit. A
+/// load that was interrupted goes on where it stopped when it is given again; a file that was
+/// loaded is not loaded twice, and rows that came with another file or a push are skipped. What is
+/// newer online stays.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Load {
@@ -36,11 +39,15 @@ pub(super) struct Load {
     /// The column of event times [default: event_timestamp]
     #[arg(long, value_name = "COLUMN", conflicts_with = "event_time")]
     timestamp: Option<String>,
+    /// The column of times at which the rows arrived, for reads by what was known at an instant;
+    /// without it they arrive when the load is complete
+    #[arg(long, value_name = "COLUMN")]
+    arrival: Option<String>,
     /// The event time of all rows, in RFC 3339, for a file without such a column
     #[arg(long, value_name = "TIME", value_parser = read_time)]
     event_time: Option<EventTime>,
-    /// The unit of event times that are plain integers [default: us]
-    #[arg(long, value_name = "UNIT", conflicts_with = "event_time")]
+    /// The unit of times that are plain integers [default: us]
+    #[arg(long, value_name = "UNIT")]
     time_unit: Option<Unit>,
     /// What becomes of NaN in a column of plain numbers
     #[arg(long, value_name = "WHAT", default_value = "null")]
@@ -85,7 +92,12 @@ impl Load {
             project: self.project.clone(),
             view: self.view.clone(),
             file: self.file.clone(),
-            options: LoadOptions { event_time, time_unit, refuse_nan },
+            options: LoadOptions {
+                event_time,
+                arrival: self.arrival.clone(),
+                time_unit,
+                refuse_nan,
+            },
         };
         let target = self.whom.find(IfMissing::Refuse)?;
         let progress = Progress::new(self.file.display().to_string());
@@ -111,7 +123,8 @@ fn read_time(text: &str) -> Result<EventTime, TimeError> {
 
 /// What a load did, a line for each thing worth knowing.
 fn words(view: &str, report: &LoadReport) -> Vec<String> {
-    let LoadReport { rows, written, resumed, superseded, nan_as_null, sequence, .. } = report;
+    let LoadReport { rows, written, skipped, resumed, superseded, nan_as_null, sequence, .. } =
+        report;
     let mut lines = Vec::new();
     match &report.loaded_before {
         Some(time) => {
@@ -119,13 +132,18 @@ fn words(view: &str, report: &LoadReport) -> Vec<String> {
         }
         None => {
             if *resumed > 0 {
-                lines.push(format!("resumed after {resumed} rows that an earlier run had written"));
+                lines
+                    .push(format!("resumed after {resumed} rows that an earlier run had prepared"));
             }
             lines.push(format!("loaded {written} rows into {view}, sequence {sequence}"));
         }
     }
+    if *skipped > 0 {
+        let why = "with the same key, event time and values";
+        lines.push(format!("  {skipped} rows skipped that history has already, {why}"));
+    }
     if *superseded > 0 {
-        let why = "since newer rows are there; history has them";
+        let why = "since newer rows are there or came with them; history has them";
         lines.push(format!("  {superseded} of them change nothing online, {why}"));
     }
     if *nan_as_null > 0 {

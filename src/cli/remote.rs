@@ -228,6 +228,9 @@ fn load_path(ask: &LoadAsk) -> String {
         EventTimes::Column(Some(column)) => add("timestamp", column),
         EventTimes::At(time) => add("at", &time.to_string()),
     }
+    if let Some(column) = &ask.options.arrival {
+        add("arrival", column);
+    }
     if let Some(unit) = ask.options.time_unit {
         add("time_unit", unit_name(unit));
     }

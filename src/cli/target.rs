@@ -62,11 +62,13 @@ pub(super) struct LoadAsk {
 pub(super) struct LoadReport {
     /// Rows in the file.
     pub(super) rows: u64,
-    /// Rows written by this run.
+    /// Rows that it brought into history.
     pub(super) written: u64,
-    /// Rows that an earlier run had written.
+    /// Rows that history had from elsewhere.
+    pub(super) skipped: u64,
+    /// Rows of the file that an interrupted run had prepared.
     pub(super) resumed: u64,
-    /// Of the written, those that changed nothing online.
+    /// Of the written, those that are not online.
     pub(super) superseded: u64,
     /// NaNs read as null.
     pub(super) nan_as_null: u64,

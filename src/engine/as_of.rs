@@ -110,7 +110,7 @@ pub(super) fn visible(
         let upto = shared.visible();
         let history = shared.history.as_of(upto, known_at).map_err(|error| damaged(&error))?;
         // A file that was sealed since may lack a row because of a newer one beyond `upto`.
-        if history.sealed_upto() <= upto {
+        if history.last_sealed() <= upto {
             return Ok(history);
         }
     }

@@ -64,6 +64,7 @@ impl LabelColumns {
             let wanted = Wanted {
                 keys: names.iter().map(String::as_str).zip(role.entity.key_types()).collect(),
                 time: (index == 0).then_some(time),
+                arrival: None,
                 time_unit: unit,
                 features: Vec::new(),
             };

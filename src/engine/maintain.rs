@@ -22,7 +22,7 @@ use crate::engine::shared::Shared;
 use crate::engine::stores::SharedTier;
 use crate::history::ReadError;
 use crate::history::record::{Record, Row};
-use crate::history::replay::LoggedFrame;
+use crate::history::replay::{LoggedFrame, Replayed};
 use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, ViewId};
 use crate::metrics::{Metrics, WritesState};
@@ -246,20 +246,9 @@ fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Receiver<()>) -> bool {
     if tier.is_broken() {
         return false;
     }
-    let mut rebuild = Rebuild { shared, tier, stop, applier: Applier::default(), revision: None };
-    let replay = shared.history.replay_after(Sequence::ZERO);
-    let mut put: u64 = 0;
-    let old = replay.rows_before_log(|view, row| {
-        if put.is_multiple_of(ROWS_PER_PIN as u64) {
-            rebuild.check()?;
-            tier.relieve(|| shared.history.durable());
-        }
-        put += 1;
-        let RowIn { event_time, key, archive, sequence, .. } = row;
-        rebuild.row(&Row { view, event_time, key, archive }, sequence)
-    });
-    let replayed = old.and_then(|()| replay.frames(|frame| rebuild.frame(frame)));
-    match replayed {
+    let applier = Applier::default();
+    let mut rebuild = Rebuild { shared, tier, stop, applier, revision: None, put: 0 };
+    match shared.history.replay_after(Sequence::ZERO).run(&mut rebuild) {
         Ok(()) if !tier.is_broken() => {
             tier.tier.finish_rebuild();
             let took_ms = watch.elapsed().as_millis() as u64;
@@ -283,6 +272,8 @@ struct Rebuild<'a> {
     applier: Applier,
     /// The registry that the applier has taken up.
     revision: Option<u64>,
+    /// Rows of sealed files so far.
+    put: u64,
 }
 
 impl Rebuild<'_> {
@@ -300,7 +291,7 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    fn row(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), RebuildError> {
+    fn put(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), RebuildError> {
         let erased_below = || self.shared.history.bounds().erased_below(row.view, row.key);
         if self.applier.is_on_disk(row.view) && sequence >= erased_below() {
             self.applier.apply(row, sequence, false)?;
@@ -313,6 +304,18 @@ impl Rebuild<'_> {
         }
         Ok(())
     }
+}
+
+impl Replayed<RebuildError> for Rebuild<'_> {
+    fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), RebuildError> {
+        if self.put.is_multiple_of(ROWS_PER_PIN as u64) {
+            self.check()?;
+            self.tier.relieve(|| self.shared.history.durable());
+        }
+        self.put += 1;
+        let RowIn { event_time, key, archive, sequence, .. } = *row;
+        self.put(&Row { view, event_time, key, archive }, sequence)
+    }
 
     fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), RebuildError> {
         self.check()?;
@@ -320,7 +323,7 @@ impl Rebuild<'_> {
         for request in frame.requests().map_err(unreadable)? {
             for record in request.map_err(unreadable)?.records() {
                 if let (sequence, Record::Row(row)) = record.map_err(unreadable)? {
-                    self.row(&row, sequence)?;
+                    self.put(&row, sequence)?;
                 }
             }
         }
@@ -359,7 +362,7 @@ impl Checkpointer {
 
     fn save_if_changed(&self, progress: &Progress) {
         let stopped = self.shared.metrics.writes() == WritesState::Stopped;
-        if stopped || !self.kept.are_behind(self.shared.visible()) {
+        if stopped || !self.kept.are_behind(self.shared.online_upto()) {
             return;
         }
         let metrics = &self.shared.metrics;
@@ -381,7 +384,7 @@ impl Checkpointer {
     }
 
     fn save(&self, progress: &Progress) -> Result<Sequence, MaintainError> {
-        let covered = self.shared.visible();
+        let covered = self.shared.online_upto();
         let mut generation = self.checkpoints.begin(self.shared.history.store(), covered)?;
         for (view, map) in self.shared.stores.online.views() {
             // Keys first: while a pin is held, rows that are replaced meanwhile stay in memory.

@@ -108,6 +108,7 @@ use crate::engine::spool::{Spool, Spools};
 use crate::engine::training::{Trainer, Training, TrainingTurn};
 use crate::engine::writes::{Accepted, WriteBatch};
 use crate::history::Damage;
+use crate::history::seal::Sealer;
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics, WritesState};
@@ -137,6 +138,7 @@ const READS_WAITING: usize = 256;
 pub struct Engine {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
+    sealer: Arc<Sealer>,
     plans: Plans,
     reads: Pool,
     cold_reads: Pool,
@@ -167,7 +169,7 @@ pub struct Health {
 impl Engine {
     fn assemble(
         shared: Arc<Shared>,
-        queue: Arc<Queue>,
+        (queue, sealer): (Arc<Queue>, Arc<Sealer>),
         running: Running,
         spools: Spools,
         patience: Span,
@@ -176,6 +178,7 @@ impl Engine {
         Arc::new(Self {
             shared,
             queue,
+            sealer,
             plans: Plans::new(PLANS_KEPT),
             reads: Pool::start("larder-read", READ_THREADS, READS_WAITING),
             cold_reads: Pool::start("larder-cold", COLD_THREADS, READS_WAITING),
@@ -305,7 +308,7 @@ impl Engine {
         let (request, views) = batch.finish()?;
         let (reply, answer) = oneshot::channel();
         let job = WriteJob { request, project, revision, views, idempotency, reply };
-        self.queue.write(job).map_err(|refused| refused.problem)?;
+        self.queue.write(job)?;
         answer.await.unwrap_or_else(|_| Err(stopped()))
     }
 
@@ -406,6 +409,9 @@ impl Engine {
     /// Writes have stopped, or another load has its turn.
     pub fn begin_load(&self) -> Result<LoadTurn, Problem> {
         self.refuse_if_stopped()?;
+        if self.shared.loads_stop() {
+            return Err(Problem::new(Code::Draining, "the server is shutting down"));
+        }
         match self.loads.clone().try_acquire_owned() {
             Ok(permit) => Ok(LoadTurn { _permit: permit }),
             Err(_) => {
@@ -415,12 +421,12 @@ impl Engine {
         }
     }
 
-    /// Loads a Parquet file into a view, on a thread of its own. `progress` hears the rows done so
-    /// far and the rows in the file.
+    /// Loads a Parquet file into a view, on a thread of its own, as a whole or not at all.
+    /// `progress` hears the rows done so far and the rows in the file.
     ///
     /// # Errors
-    /// The file does not fit the view (nothing was written), and those of [`Self::write`] (what
-    /// was written stays; the same load goes on from there).
+    /// The file does not fit the view, and those of [`Self::write`]. A load that was interrupted
+    /// goes on where it stopped when it is given again.
     pub async fn load(
         &self,
         turn: LoadTurn,
@@ -430,14 +436,15 @@ impl Engine {
         mut progress: impl FnMut(u64, u64) + Send + 'static,
     ) -> Result<Loaded, Problem> {
         self.refuse_if_stopped()?;
-        let (shared, queue) = (self.shared.clone(), self.queue.clone());
-        let loader = Loader { shared, queue, view, file, options };
+        let (shared, queue, sealer) =
+            (self.shared.clone(), self.queue.clone(), self.sealer.clone());
+        let loader = Loader { shared, queue, sealer, view, file, options };
         let loaded = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             loader.run(&mut progress)
         });
         loaded.await.unwrap_or_else(|_| {
-            let detail = "the load failed; what it wrote stays, the same load goes on from there";
+            let detail = "the load failed; the same load goes on where it stopped";
             Err(Problem::new(Code::Internal, detail))
         })
     }
@@ -534,6 +541,11 @@ impl Engine {
         self.shared.damages.all()
     }
 
+    /// Has a load under way stop, and lets no other begin; the same load goes on later.
+    pub fn stop_loads(&self) {
+        self.shared.stop_loads();
+    }
+
     /// Finishes what is queued, syncs, makes a last checkpoint and ends the threads. Blocking; a
     /// second call does nothing.
     pub fn close(&self) {
@@ -542,6 +554,7 @@ impl Engine {
             Err(poisoned) => poisoned.into_inner().take(),
         };
         let Some(Running { writer, maintenance }) = running else { return };
+        self.stop_loads();
         maintenance.stop();
         // Without a writer to tell there is one to join all the same.
         let _ = self.queue.send(Job::Stop);

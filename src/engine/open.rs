@@ -29,7 +29,7 @@ use crate::engine::{Engine, Running};
 use crate::history::bounds::Bounds;
 use crate::history::open::Opened;
 use crate::history::record::{Record, RecordError, Request, Row, Source, SourceKind};
-use crate::history::replay::LoggedFrame;
+use crate::history::replay::{LoggedFrame, Replayed};
 use crate::history::sealed::RowIn;
 use crate::history::{self, History, ReadError};
 use crate::ids::{Sequence, ViewId};
@@ -199,7 +199,7 @@ pub fn open(
     let sealing = Sealing {
         shared: shared.clone(),
         queue: queue.clone(),
-        sealer: opened.sealer,
+        sealer: opened.sealer.clone(),
         kept: kept.clone(),
         options: options.seal,
         since: watch,
@@ -228,6 +228,7 @@ pub fn open(
     let elapsed = Span::from_std(watch.elapsed());
     metrics.recovery_time.set_span(elapsed);
     let running = Running { writer, maintenance };
+    let queue = (queue, opened.sealer);
     Ok(Engine::assemble(shared, queue, running, spools, options.read_deadline, elapsed))
 }
 
@@ -320,25 +321,7 @@ impl Recovery {
                 from = from.min(moved);
             }
         }
-        let replay = history.replay_after(from);
-        replay.rows_before_log(|view, row| {
-            // The disk tier has these rows, or is rebuilt beside the doors.
-            let is_erased = row.sequence < self.bounds.erased_below(view, row.key);
-            if row.sequence > covered && !is_erased && !self.applier.is_on_disk(view) {
-                let RowIn { event_time, key, archive, .. } = row;
-                let row_of_view = Row { view, event_time, key, archive };
-                self.applier.apply(&row_of_view, row.sequence, false)?;
-                self.rows += 1;
-            }
-            Ok::<(), OpenError>(())
-        })?;
-        replay.frames(|frame| {
-            self.frame(history, frame, covered)?;
-            if let Some(tier) = self.stores.tier() {
-                tier.relieve(|| history.durable());
-            }
-            Ok::<(), OpenError>(())
-        })?;
+        history.replay_after(from).run(&mut Replaying { recovery: self, history, covered })?;
         if let Some(tier) = self.stores.tier() {
             tier.tier.applied(history.written());
         }
@@ -358,16 +341,7 @@ impl Recovery {
             let request = request.map_err(unreadable)?;
             for record in request.records() {
                 match record.map_err(unreadable)? {
-                    (sequence, Record::Row(row)) => {
-                        let covered = match self.applier.is_on_disk(row.view) {
-                            true => self.moved(),
-                            false => covered,
-                        };
-                        let erased_below = self.bounds.erased_below(row.view, row.key);
-                        if sequence > covered && sequence >= erased_below {
-                            self.apply(&row, sequence)?;
-                        }
-                    }
+                    (sequence, Record::Row(row)) => self.row(&row, sequence, covered)?,
                     (sequence, Record::Control(bytes)) => match Erase::decode(bytes) {
                         Some(erase) => {
                             let arrival = frame.header.arrival;
@@ -383,6 +357,24 @@ impl Recovery {
             }
         }
         Ok(())
+    }
+
+    /// Applies a row that neither the checkpoint covers nor, where it lies there, the disk tier.
+    fn row(
+        &mut self,
+        row: &Row<'_>,
+        sequence: Sequence,
+        covered: Sequence,
+    ) -> Result<(), OpenError> {
+        let covered = match self.applier.is_on_disk(row.view) {
+            true => self.moved(),
+            false => covered,
+        };
+        let erased_below = self.bounds.erased_below(row.view, row.key);
+        match sequence > covered && sequence >= erased_below {
+            true => self.apply(row, sequence),
+            false => Ok(()),
+        }
     }
 
     fn apply(&mut self, row: &Row<'_>, sequence: Sequence) -> Result<(), OpenError> {
@@ -444,6 +436,36 @@ impl Recovery {
             };
             self.control.idempotency.insert(project, key, first);
         }
+    }
+}
+
+/// Takes what neither the checkpoint nor the control snapshot covers.
+struct Replaying<'a> {
+    recovery: &'a mut Recovery,
+    history: &'a History,
+    covered: Sequence,
+}
+
+impl Replaying<'_> {
+    fn relieve_tier(&self) {
+        if let Some(tier) = self.recovery.stores.tier() {
+            tier.relieve(|| self.history.durable());
+        }
+    }
+}
+
+impl Replayed<OpenError> for Replaying<'_> {
+    fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), OpenError> {
+        let RowIn { event_time, key, archive, sequence, .. } = *row;
+        self.recovery.row(&Row { view, event_time, key, archive }, sequence, self.covered)?;
+        self.relieve_tier();
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), OpenError> {
+        self.recovery.frame(self.history, frame, self.covered)?;
+        self.relieve_tier();
+        Ok(())
     }
 }
 

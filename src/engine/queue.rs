@@ -12,6 +12,7 @@ use crate::engine::define::{DefineJob, Defined};
 use crate::engine::erase::{EraseJob, Erasure};
 use crate::engine::error::Problem;
 use crate::engine::idempotency::Idempotency;
+use crate::engine::load::{Committed, LoadJob, LoadedRows};
 use crate::engine::seal::ManifestChange;
 use crate::engine::writes::Accepted;
 use crate::history::backup::Pinned;
@@ -34,6 +35,10 @@ pub(super) enum Job {
     /// Make everything written durable and write the manifest with a new control snapshot,
     /// because a checkpoint is about to count.
     SaveControl(Reply<()>),
+    /// Make a load history.
+    Load(LoadJob, Reply<Committed>),
+    /// Bring rows of a load online; the answer is how many changed something.
+    ApplyLoaded(LoadedRows, Reply<u64>),
     /// Replace the manifest, because history was sealed; the answer names the segments of the log
     /// that were struck from it.
     ChangeManifest(ManifestChange, Reply<Vec<Sequence>>),
@@ -52,12 +57,6 @@ pub(super) struct WriteJob {
     pub(super) views: Vec<ViewId>,
     pub(super) idempotency: Option<Idempotency>,
     pub(super) reply: Reply<Accepted>,
-}
-
-/// Rows that found no place, given back.
-pub(super) struct Refused {
-    pub(super) problem: Problem,
-    pub(super) job: WriteJob,
 }
 
 /// The callers' end.
@@ -99,16 +98,15 @@ pub(super) fn queue(limits: &Limits, metrics: &Arc<Metrics>) -> (Queue, Waiting)
 }
 
 impl Queue {
-    /// Puts rows into the queue, without waiting for a place; gives them back where there is none.
-    pub(super) fn write(&self, job: WriteJob) -> Result<(), Box<Refused>> {
+    /// Puts rows into the queue, without waiting for a place; refuses them where there is none.
+    pub(super) fn write(&self, job: WriteJob) -> Result<(), Problem> {
         let length = job.request.length();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         // A request larger than the whole budget is let in when nothing else waits.
         if before > 0 && before + length > self.bytes_limit {
             self.bytes.fetch_sub(length, Ordering::Relaxed);
             let waiting = format!("{before} bytes of writes are waiting");
-            let problem = self.full(&waiting, "limits.queue_bytes", self.bytes_limit);
-            return Err(Box::new(Refused { problem, job }));
+            return Err(self.full(&waiting, "limits.queue_bytes", self.bytes_limit));
         }
         self.metrics.queue_requests.add(1);
         match self.jobs.try_send(Job::Write(job)) {
@@ -120,17 +118,13 @@ impl Queue {
             Err(error) => {
                 self.bytes.fetch_sub(length, Ordering::Relaxed);
                 self.metrics.queue_requests.subtract(1);
-                let (problem, job) = match error {
-                    TrySendError::Full(job) => {
+                Err(match error {
+                    TrySendError::Full(_) => {
                         let waiting = format!("{} requests are waiting", self.requests_limit);
-                        (self.full(&waiting, "limits.queue_requests", self.requests_limit), job)
+                        self.full(&waiting, "limits.queue_requests", self.requests_limit)
                     }
-                    TrySendError::Disconnected(job) => (stopped(), job),
-                };
-                match job {
-                    Job::Write(job) => Err(Box::new(Refused { problem, job })),
-                    _ => unreachable!("a write was sent"),
-                }
+                    TrySendError::Disconnected(_) => stopped(),
+                })
             }
         }
     }

@@ -11,7 +11,9 @@ use crate::engine::known::{Known, KnownError};
 use crate::history::backup::{self, Backups, Marker, Pinned, Unfit, pin_backup};
 use crate::history::open::OpenError;
 use crate::history::record::{EncodedRequest, Record, RecordError, RequestBuilder};
+use crate::history::replay::{LoggedFrame, Replayed};
 use crate::history::restore::{self, Added, Chosen, RestoreError, Restored};
+use crate::history::sealed::RowIn;
 use crate::history::{History, ReadError};
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::registry::Registry;
@@ -159,7 +161,8 @@ impl Later {
         if unheard.is_empty() {
             return Ok(None);
         }
-        let search = Search { registry: &ours.known.registry, unheard, found: Entities::new() };
+        let (registry, last) = (&ours.known.registry, (None, Vec::new()));
+        let search = Search { registry, unheard, found: Entities::new(), last };
         let found = search.run(&ours.history);
         let found = found.map_err(|error| unknown(&chosen.path, error))?;
         if found.is_empty() {
@@ -203,33 +206,13 @@ struct Search<'a> {
     /// With the definitions of whoever knows them.
     unheard: Vec<(Unheard, Registry)>,
     found: Entities,
+    /// Whose row of a sealed file was looked at last.
+    last: (Option<ViewId>, Vec<u8>),
 }
 
 impl Search<'_> {
     fn run(mut self, history: &History) -> Result<Entities, ReadError> {
-        let replay = history.replay_after(Sequence::ZERO);
-        let mut last: (Option<ViewId>, Vec<u8>) = (None, Vec::new());
-        replay.rows_before_log(|view, row| {
-            // They come by view and key.
-            if last.0 != Some(view) || last.1 != row.key {
-                last.0 = Some(view);
-                last.1.clear();
-                last.1.extend_from_slice(row.key);
-                self.look(view, row.key);
-            }
-            Ok::<(), ReadError>(())
-        })?;
-        replay.frames(|frame| {
-            let unreadable = |error: RecordError| frame.unreadable(&error);
-            for request in frame.requests().map_err(unreadable)? {
-                for record in request.map_err(unreadable)?.records() {
-                    if let (_, Record::Row(row)) = record.map_err(unreadable)? {
-                        self.look(row.view, row.key);
-                    }
-                }
-            }
-            Ok::<(), ReadError>(())
-        })?;
+        history.replay_after(Sequence::ZERO).run(&mut self)?;
         Ok(self.found)
     }
 
@@ -252,6 +235,31 @@ impl Search<'_> {
                 self.found.insert((project, entity, key.into()));
             }
         }
+    }
+}
+
+impl Replayed<ReadError> for Search<'_> {
+    fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), ReadError> {
+        // They come by view and key.
+        if self.last.0 != Some(view) || self.last.1 != row.key {
+            self.last.0 = Some(view);
+            self.last.1.clear();
+            self.last.1.extend_from_slice(row.key);
+            self.look(view, row.key);
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), ReadError> {
+        let unreadable = |error: RecordError| frame.unreadable(&error);
+        for request in frame.requests().map_err(unreadable)? {
+            for record in request.map_err(unreadable)?.records() {
+                if let (_, Record::Row(row)) = record.map_err(unreadable)? {
+                    self.look(row.view, row.key);
+                }
+            }
+        }
+        Ok(())
     }
 }
 

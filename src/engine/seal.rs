@@ -147,7 +147,7 @@ impl KeptCheckpoints {
 pub(super) struct Sealing {
     pub(super) shared: Arc<Shared>,
     pub(super) queue: Arc<Queue>,
-    pub(super) sealer: Sealer,
+    pub(super) sealer: Arc<Sealer>,
     pub(super) kept: Arc<KeptCheckpoints>,
     pub(super) options: SealOptions,
     /// Runs since the start.
@@ -244,7 +244,10 @@ impl Sealing {
         match work {
             Work::Seal => {
                 self.make_all(&metrics.sealing_time, Sealer::next_to_seal, budget)?;
-                self.strike_segments()
+                self.strike_segments()?;
+                // Loads bring files of their own.
+                self.publish_numbers();
+                Ok(())
             }
             Work::Merge if metrics.writes() == WritesState::Stopped => Ok(()),
             Work::Merge => {
@@ -373,7 +376,7 @@ impl Sealing {
         let files = history.sealed();
         metrics.sealed_files.set(files.len() as u64);
         metrics.sealed_bytes.set(files.iter().map(|file| file.entry().bytes).sum());
-        metrics.sequence_sealed.set(files.last().map_or(0, |file| file.entry().last.0));
+        metrics.sequence_sealed.set(history.sealed_upto().0);
         metrics.log_segments.set(history.log_segments() as u64);
     }
 }

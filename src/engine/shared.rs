@@ -2,7 +2,7 @@
 //!
 //! It does not know what any of them does with it.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -10,7 +10,6 @@ use tokio::sync::watch;
 
 use crate::engine::backup::Pins;
 use crate::engine::erase::Erasures;
-use crate::engine::load::LoadPart;
 use crate::engine::positions::{Position, Positions};
 use crate::engine::scrub::Damages;
 use crate::engine::stores::Stores;
@@ -43,6 +42,10 @@ pub(super) struct Shared {
     last_arrival: AtomicI64,
     positions: Mutex<Positions>,
     erasures: Mutex<Erasures>,
+    /// The first sequences of loads that are visible and not all online.
+    held: Mutex<Vec<Sequence>>,
+    /// Loads are to stop.
+    stopping: AtomicBool,
     /// What is held for backups.
     pub(super) pins: Pins,
     /// What is known to be damaged.
@@ -86,6 +89,8 @@ impl Shared {
             last_arrival: AtomicI64::new(parts.last_arrival.micros()),
             positions: Mutex::new(parts.positions),
             erasures: Mutex::new(parts.erasures),
+            held: Mutex::default(),
+            stopping: AtomicBool::new(false),
             erase_within: parts.erase_within,
             pins: Pins::default(),
             damages: Damages::default(),
@@ -133,11 +138,41 @@ impl Shared {
         self.positions().get(kind, id).cloned()
     }
 
-    /// How many rows of a file were loaded.
-    pub(super) fn loaded_rows(&self, id: &[u8]) -> u64 {
-        let position = self.position(SourceKind::Load, id);
-        let part = position.and_then(|position| LoadPart::decode(&position.position));
-        part.map_or(0, |part| part.to)
+    /// Every row up to here is online: what is copied from there from now on covers it. A load is
+    /// visible before it is online.
+    pub(super) fn online_upto(&self) -> Sequence {
+        // Whoever makes a load visible has held it before.
+        let visible = self.visible();
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = |first: &Sequence| Sequence(first.0.saturating_sub(1));
+        held.iter().map(before).min().map_or(visible, |before| before.min(visible))
+    }
+
+    /// Says that rows from `first` on are about to be visible and are not online.
+    pub(super) fn hold(&self, first: Sequence) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(first);
+        if let Some(tier) = self.stores.tier() {
+            tier.tier.freeze_mark();
+        }
+    }
+
+    /// Says that these are online now.
+    pub(super) fn release(&self, first: Sequence) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|other| *other != first);
+        if let Some(tier) = self.stores.tier().filter(|_| held.is_empty()) {
+            tier.tier.thaw_mark(self.visible());
+        }
+    }
+
+    /// Has loads under way stop, and no other begin.
+    pub(super) fn stop_loads(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether they are to.
+    pub(super) fn loads_stop(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
     }
 
     /// How far every source of writes has come; only the writer changes it.

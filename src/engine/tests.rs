@@ -4,6 +4,8 @@ mod bounds;
 
 mod definitions;
 
+mod load;
+
 mod recovery;
 
 mod sealing;

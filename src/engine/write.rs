@@ -15,11 +15,11 @@ use crate::engine::apply::{Applied, Applier, ApplyError};
 use crate::engine::erase::{self, Erasures};
 use crate::engine::error::{Place, Problem};
 use crate::engine::idempotency::{First, Idempotency, IdempotencyTable, encode_source, mismatch};
-use crate::engine::load::LoadPart;
+use crate::engine::positions::Positions;
 use crate::engine::queue::{Job, Reply, Waiting, WriteJob, stopped};
 use crate::engine::shared::Shared;
 use crate::engine::writes::{Accepted, Durability};
-use crate::engine::{backup, control, define, seal};
+use crate::engine::{backup, control, define, load, seal};
 use crate::history::manifest::ControlSnapshot;
 use crate::history::record::{EncodedRequest, Record, Row, Source, SourceKind};
 use crate::history::writer::{WriteError, Writer as HistoryWriter};
@@ -90,6 +90,12 @@ impl Writer {
                 }
                 Ok(Job::Erase(job, reply)) => {
                     let _ = reply.send(erase::run(&mut self, job));
+                }
+                Ok(Job::Load(job, reply)) => {
+                    let _ = reply.send(load::commit(&mut self, job));
+                }
+                Ok(Job::ApplyLoaded(rows, reply)) => {
+                    let _ = reply.send(load::apply(&mut self, &rows));
                 }
                 Ok(Job::SaveControl(reply)) => {
                     let _ = reply.send(self.save_control(None));
@@ -231,7 +237,6 @@ impl Writer {
     fn admit(&mut self, jobs: Vec<WriteJob>, arrival: ArrivalTime) -> Vec<Pending> {
         let mut group: Vec<Pending> = Vec::with_capacity(jobs.len());
         let mut keyed: HashMap<(ProjectId, String), usize> = HashMap::new();
-        let mut loads = HashMap::new();
         let mut next = self.history.last().next();
         for mut job in jobs {
             if let Some(idempotency) = &job.idempotency {
@@ -257,8 +262,7 @@ impl Writer {
                 }
                 keyed.insert(entry, group.len());
             }
-            let fits = self.follows_on(&job, &mut loads);
-            if let Err(problem) = fits.and_then(|()| self.recheck(&mut job, arrival)) {
+            if let Err(problem) = self.recheck(&mut job, arrival) {
                 if let Some(idempotency) = &job.idempotency {
                     keyed.remove(&(job.project, idempotency.key.clone()));
                 }
@@ -270,34 +274,6 @@ impl Writer {
             next = next.plus(count);
         }
         group
-    }
-
-    /// Refuses a part of a load whose predecessor was refused, so that a load has no gaps: the same
-    /// command goes on where the last accepted part ended. `loads` holds the ends within the group.
-    fn follows_on(
-        &self,
-        job: &WriteJob,
-        loads: &mut HashMap<Box<[u8]>, u64>,
-    ) -> Result<(), Problem> {
-        let request = job.request.decode(Sequence::ZERO).expect("encoded here");
-        let Some(source) = request.source.filter(|s| s.kind == SourceKind::Load) else {
-            return Ok(());
-        };
-        let part = LoadPart::decode(source.position).expect("encoded here");
-        let done = match loads.get(source.id) {
-            Some(end) => *end,
-            None => self.shared.loaded_rows(source.id),
-        };
-        if part.from != done {
-            let detail = format!(
-                "rows {} to {} of the file were refused because those before them were; load it \
-                 again to go on from row {done}",
-                part.from, part.to
-            );
-            return Err(Problem::new(Code::Overloaded, detail));
-        }
-        loads.insert(source.id.into(), part.to);
-        Ok(())
     }
 
     fn repeat(&self, first: &First, idempotency: &Idempotency) -> Result<Accepted, Problem> {
@@ -494,16 +470,22 @@ impl Writer {
         }
     }
 
-    /// What the manifest keeps beside the log: definitions, ids and idempotency keys.
-    fn control_snapshot(&self, erasures: &Erasures) -> ControlSnapshot {
+    /// What the manifest keeps beside the log: definitions, ids and idempotency keys, as they are
+    /// at the sequence it `covers`.
+    pub(super) fn control_snapshot(
+        &self,
+        positions: &Positions,
+        erasures: &Erasures,
+        covers: Sequence,
+    ) -> ControlSnapshot {
         let bytes = control::encode(
             &self.shared.registry.load(),
             self.registry_sequence,
-            &self.shared.positions(),
+            positions,
             erasures,
             &self.idempotency,
         );
-        ControlSnapshot { covers: self.history.last(), bytes }
+        ControlSnapshot { covers, bytes }
     }
 
     /// Saves that, with other erasures than those that are known if there are `new` ones.
@@ -512,10 +494,12 @@ impl Writer {
             return Err(stopped());
         }
         self.sync(0)?;
+        let (positions, covers) = (self.shared.positions(), self.history.last());
         let control = match new {
-            Some(erasures) => self.control_snapshot(erasures),
-            None => self.control_snapshot(&self.shared.erasures()),
+            Some(erasures) => self.control_snapshot(&positions, erasures, covers),
+            None => self.control_snapshot(&positions, &self.shared.erasures(), covers),
         };
+        drop(positions);
         self.history.save_control(control).map_err(|error| self.refused(&error))
     }
 
@@ -550,7 +534,7 @@ impl Writer {
         self.set_state(WritesState::Stopped);
     }
 
-    fn set_state(&self, state: WritesState) {
+    pub(super) fn set_state(&self, state: WritesState) {
         if !self.is_stopped() {
             self.shared.metrics.set_writes(state);
         }

@@ -4,11 +4,13 @@
 //! It does not know what a row means, nor where in a file rows stand; it merges what they give.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
 use super::bounds::Bounds;
 use super::index::{Index, LogRows, Part};
 use super::sealed::{Cursor, Scan, SealedFile};
+use super::segment::Segment;
 use super::{History, ReadError};
 use crate::ids::{Sequence, Slot, ViewId};
 use crate::time::{ArrivalTime, EventTime};
@@ -105,6 +107,21 @@ impl History {
         before.iter().filter(is_removed).for_each(|file| self.let_go(file));
     }
 
+    /// Takes up the files of a load up to `last`, and the segment that follows it.
+    pub(super) fn take_load(
+        &self,
+        loaded: &[Arc<SealedFile>],
+        emptied: Option<Sequence>,
+        (last, next): (Sequence, &Arc<Segment>),
+    ) {
+        // Whoever reads the log and the files sees both as before, or both as after.
+        let mut index = self.write_index();
+        self.replace_segment(emptied, next.clone());
+        index.take_load(loaded, emptied, next);
+        self.written.store(last.0, Ordering::Release);
+        self.durable.store(last.0, Ordering::Release);
+    }
+
     /// The sealed files in the order of their sequences.
     pub fn sealed(&self) -> Arc<[Arc<SealedFile>]> {
         self.read_index().sealed().clone()
@@ -130,6 +147,16 @@ impl AsOf {
         self.upto
     }
 
+    /// Whether it may have rows of `view` with an event time from the first to the second.
+    pub fn may_have(&self, view: ViewId, (from, to): (EventTime, EventTime)) -> bool {
+        let facts = |file: &Arc<SealedFile>| file.facts(view);
+        let may =
+            self.sealed.iter().filter_map(facts).any(|facts| {
+                facts.first <= self.upto && facts.oldest <= to && facts.newest >= from
+            });
+        may || self.parts.iter().any(|part| part.has(view))
+    }
+
     pub(super) fn known_at(&self) -> ArrivalTime {
         self.known_at
     }
@@ -142,8 +169,8 @@ impl AsOf {
         self.parts.iter()
     }
 
-    /// Every row up to here was in a sealed file.
-    pub fn sealed_upto(&self) -> Sequence {
+    /// The last sequence that a sealed file has.
+    pub fn last_sealed(&self) -> Sequence {
         self.sealed.last().map_or(Sequence::ZERO, |file| file.entry().last)
     }
 

@@ -7,9 +7,10 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::chain;
 use super::record::{Record, RecordError};
 use super::replay::{LoggedFrame, Position};
-use super::sealed::SealedFile;
+use super::sealed::{SealedEntry, SealedFile};
 use super::segment::Segment;
 use super::{History, ReadError};
 use crate::ids::{Sequence, ViewId};
@@ -21,10 +22,11 @@ const BATCH: usize = 8;
 type Keys = HashMap<Box<[u8]>, Versions, foldhash::fast::RandomState>;
 
 /// The sealed files, and an index of each segment behind them that was read.
-#[derive(Default)]
 pub(super) struct Index {
-    /// In the order of their sequences, without a gap, from the first on.
+    /// In the order of their sequences; what is between them is in the log.
     sealed: Arc<[Arc<SealedFile>]>,
+    /// Every row up to here is in a sealed file.
+    upto: Sequence,
     parts: Vec<Arc<Part>>,
     position: Option<Position>,
 }
@@ -101,12 +103,13 @@ impl Versions {
 
 impl Index {
     pub(super) fn new(sealed: Vec<Arc<SealedFile>>) -> Self {
-        Self { sealed: sealed.into(), ..Self::default() }
+        let upto = end_of(&sealed);
+        Self { sealed: sealed.into(), upto, parts: Vec::new(), position: None }
     }
 
     /// Every row up to here is in a sealed file.
     pub(super) fn sealed_upto(&self) -> Sequence {
-        self.sealed.last().map_or(Sequence::ZERO, |file| file.entry().last)
+        self.upto
     }
 
     pub(super) fn sealed(&self) -> &Arc<[Arc<SealedFile>]> {
@@ -139,8 +142,29 @@ impl Index {
         let mut files: Vec<_> = self.sealed.iter().filter(stays).cloned().collect();
         let at = files.partition_point(|file| file.entry().first < added.entry().first);
         files.insert(at, added);
+        self.replace(files);
+    }
+
+    /// Takes up the files of a load, which lie behind all there is. `emptied` is the segment that
+    /// was written and had no record, and which `next` replaces.
+    pub(super) fn take_load(
+        &mut self,
+        loaded: &[Arc<SealedFile>],
+        emptied: Option<Sequence>,
+        next: &Segment,
+    ) {
+        if let Some(position) = &mut self.position
+            && Some(position.segment) == emptied
+        {
+            *position = Position::start_of(next);
+        }
+        self.replace(self.sealed.iter().chain(loaded).cloned().collect());
+    }
+
+    fn replace(&mut self, files: Vec<Arc<SealedFile>>) {
+        self.upto = end_of(&files);
         self.sealed = files.into();
-        let upto = self.sealed_upto();
+        let upto = self.upto;
         self.parts.retain(|part| part.segment.first() > upto);
         self.position = self.position.filter(|position| position.segment > upto);
     }
@@ -160,6 +184,11 @@ impl Index {
         part.write().add(frame);
         Ok(())
     }
+}
+
+fn end_of(files: &[Arc<SealedFile>]) -> Sequence {
+    let entries: Vec<SealedEntry> = files.iter().map(|file| file.entry()).collect();
+    chain::sealed_upto(&entries)
 }
 
 fn check(frame: &LoggedFrame<'_>) -> Result<(), RecordError> {
@@ -228,6 +257,11 @@ impl Part {
 
     fn write(&self) -> RwLockWriteGuard<'_, PartRows> {
         self.rows.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has a row of `view`.
+    pub(super) fn has(&self, view: ViewId) -> bool {
+        self.read().views.contains_key(&view)
     }
 
     /// Shows `visit` every key of a view that has a row, until it breaks.

@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use super::bulk;
 use super::manifest::{self, Manifest};
 use super::sealed::{self, SealedEntry};
 use super::segment::{self, SegmentHeader};
@@ -11,8 +12,8 @@ use crate::disk::{self, Disk, DiskError};
 use crate::frame::{FrameHeader, FrameKind};
 use crate::time::ArrivalTime;
 
-/// Describes a segment, a sealed file or a manifest, a line for each thing in it. Damage is
-/// described, not refused.
+/// Describes a segment, a sealed file, a manifest or the ledger of a load, a line for each thing in
+/// it. Damage is described, not refused.
 ///
 /// # Errors
 /// The file cannot be read, or is none of them.
@@ -31,6 +32,7 @@ pub fn describe(disk: &dyn Disk, path: &Path) -> Result<Vec<String>, InspectErro
             Ok(manifest) => describe_manifest(&manifest),
             Err(error) => vec![format!("manifest, unreadable: {error}")],
         }),
+        Some(&bulk::MAGIC) => Ok(bulk::describe(&bytes)),
         _ => Err(InspectError::Unknown),
     }
 }
@@ -88,9 +90,16 @@ fn describe_manifest(manifest: &Manifest) -> Vec<String> {
         ));
     }
     for entry in &manifest.sealed {
-        let SealedEntry { number, first, last, bytes } = entry;
+        let SealedEntry { number, first, last, bytes, lift } = entry;
         let name = sealed::name_of(*number);
-        lines.push(format!("sealed {name}: sequences from {first} to {last}, {bytes} bytes"));
+        let mut line = format!("sealed {name}: sequences from {first} to {last}, {bytes} bytes");
+        if lift.sequences > 0 {
+            line += &format!(", loaded: {} is added to the sequences in it", lift.sequences);
+        }
+        if let Some(arrival) = lift.arrival {
+            line += &format!(", arrived {arrival}");
+        }
+        lines.push(line);
     }
     for entry in &manifest.floors {
         lines.push(format!("view {}: rows kept from {} on", entry.view, entry.floor));

@@ -5,14 +5,18 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::sealed::SealedEntry;
+use super::chain;
+use super::sealed::{Lift, SealedEntry};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind};
 use crate::ids::{Epoch, Sequence, StoreId, ViewId};
 use crate::time::{ArrivalTime, EventTime};
 
 pub(super) const MAGIC: [u8; 4] = *b"LMAN";
-/// With floors; sealed files may have been thinned out by them.
-const FORMAT: u16 = 3;
+/// With loads past the log: sealed files may be lifted, and may follow what is only in the log.
+const FORMAT: u16 = 4;
+/// With floors, by which sealed files may have been thinned out; still written where nothing was
+/// loaded past the log, or all of that was merged.
+const UNLIFTED: u16 = 3;
 /// The format without floors, still written where there are none.
 const FLOORLESS: u16 = 2;
 /// The format without sealed files.
@@ -31,8 +35,8 @@ pub struct Manifest {
     pub last_arrival: ArrivalTime,
     /// The live segments in order; all but the last are closed.
     pub segments: Vec<SegmentEntry>,
-    /// The sealed files in the order of their sequences, from the first on without a gap; what they
-    /// hold may still stand in segments too.
+    /// The sealed files in the order of their sequences; what they hold may still stand in segments
+    /// too, and what is between them does.
     pub sealed: Vec<SealedEntry>,
     /// Below what event time rows of a view may be gone.
     pub floors: Vec<RetentionFloor>,
@@ -93,8 +97,18 @@ impl Manifest {
         disk::replace(disk, &path(root), &self.encode())
     }
 
+    /// The oldest format that can say all of it: what older releases can read, they can.
+    fn format(&self) -> u16 {
+        let is_lifted = |entry: &SealedEntry| entry.lift != Lift::default();
+        if !chain::is_plain(&self.segments, &self.sealed) || self.sealed.iter().any(is_lifted) {
+            return FORMAT;
+        }
+        if self.floors.is_empty() { FLOORLESS } else { UNLIFTED }
+    }
+
     /// Its bytes on disk.
     pub fn encode(&self) -> Vec<u8> {
+        let format = self.format();
         let mut bytes = vec![0; HEADER_BYTES];
         bytes.extend_from_slice(&self.last_arrival.micros().to_le_bytes());
         bytes.extend_from_slice(&(self.segments.len() as u32).to_le_bytes());
@@ -113,6 +127,12 @@ impl Manifest {
             for number in [entry.number, entry.first.0, entry.last.0, entry.bytes] {
                 bytes.extend_from_slice(&number.to_le_bytes());
             }
+            if format == FORMAT {
+                bytes.extend_from_slice(&entry.lift.sequences.to_le_bytes());
+                bytes.push(u8::from(entry.lift.arrival.is_some()));
+                let arrival = entry.lift.arrival.map_or(0, ArrivalTime::micros);
+                bytes.extend_from_slice(&arrival.to_le_bytes());
+            }
         }
         bytes.push(u8::from(self.control.is_some()));
         if let Some(control) = &self.control {
@@ -121,7 +141,6 @@ impl Manifest {
             bytes.extend_from_slice(&control.bytes);
         }
         bytes[..4].copy_from_slice(&MAGIC);
-        let format = if self.floors.is_empty() { FLOORLESS } else { FORMAT };
         bytes[4..6].copy_from_slice(&format.to_le_bytes());
         bytes[8..24].copy_from_slice(&self.store.0);
         bytes[24..28].copy_from_slice(&self.epoch.0.to_le_bytes());
@@ -150,7 +169,7 @@ impl Manifest {
         }
         let mut reader = Reader { bytes, at: 4 };
         let format = u16::from_le_bytes(reader.array()?);
-        if ![UNSEALED, FLOORLESS, FORMAT].contains(&format) {
+        if ![UNSEALED, FLOORLESS, UNLIFTED, FORMAT].contains(&format) {
             return Err(ManifestError::Newer { format });
         }
         reader.array::<2>()?;
@@ -183,6 +202,7 @@ impl Manifest {
                 first: Sequence(reader.number()?),
                 last: Sequence(reader.number()?),
                 bytes: reader.number()?,
+                lift: if format == FORMAT { reader.lift()? } else { Lift::default() },
             });
         }
         let [present] = reader.array()?;
@@ -223,6 +243,13 @@ impl<'a> Reader<'a> {
 
     fn number(&mut self) -> Result<u64, ManifestError> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    fn lift(&mut self) -> Result<Lift, ManifestError> {
+        let sequences = self.number()?;
+        let [said] = self.array()?;
+        let arrival = ArrivalTime::from_micros(i64::from_le_bytes(self.array()?));
+        Ok(Lift { sequences, arrival: (said != 0).then_some(arrival) })
     }
 }
 
@@ -294,6 +321,7 @@ mod tests {
                 first: Sequence(1),
                 last: Sequence(9),
                 bytes: 700,
+                lift: Lift::default(),
             }],
             control: Some(ControlSnapshot {
                 covers: Sequence(8),
@@ -311,14 +339,58 @@ mod tests {
             control: None,
             ..example()
         };
-        for manifest in [example(), bare] {
+        for manifest in [example(), loaded(), bare] {
             assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
         }
     }
 
+    /// The example after a load of three rows, which came while its open segment was empty.
+    fn loaded() -> Manifest {
+        let mut manifest = example();
+        manifest.segments[1].first = Sequence(13);
+        for (number, arrival) in [(4, Some(ArrivalTime::from_micros(77))), (5, None)] {
+            let (first, last) = if number == 4 { (10, 11) } else { (12, 12) };
+            manifest.sealed.push(SealedEntry {
+                number,
+                first: Sequence(first),
+                last: Sequence(last),
+                bytes: 200,
+                lift: Lift { sequences: 9, arrival },
+            });
+        }
+        manifest
+    }
+
+    #[test]
+    fn the_bytes_of_a_load_are_what_they_always_were() {
+        let bytes = loaded().encode();
+        assert_eq!(bytes[4], 4);
+        let sealed: String = bytes[HEADER_BYTES + 62..][..151].iter().map(hex).collect();
+        let golden = concat!(
+            "03000000", // sealed files: number, first and last sequence, length, lift
+            "0300000000000000010000000000000009000000000000",
+            "00bc02000000000000",
+            "0000000000000000000000000000000000",
+            "04000000000000000a000000000000000b00000000000000c800000000000000",
+            "0900000000000000014d00000000000000",
+            "05000000000000000c000000000000000c00000000000000c800000000000000",
+            "0900000000000000000000000000000000",
+        );
+        assert_eq!(sealed, golden);
+        // Without lifts the gap in the log still takes the format.
+        let mut merged = loaded();
+        merged.sealed.iter_mut().for_each(|entry| entry.lift = Lift::default());
+        assert_eq!(merged.encode()[4], 4);
+        assert_eq!(example().encode()[4], 3);
+    }
+
+    fn hex(byte: &u8) -> String {
+        format!("{byte:02x}")
+    }
+
     #[test]
     fn the_bytes_are_what_they_always_were() {
-        let hex: String = example().encode().iter().map(|byte| format!("{byte:02x}")).collect();
+        let written: String = example().encode().iter().map(hex).collect();
         let golden = concat!(
             "4c4d414e",                         // magic
             "03000000",                         // format, reserved
@@ -338,7 +410,7 @@ mod tests {
             "01", // control snapshot
             "080000000000000005000000000000007374617465",
         );
-        assert_eq!(hex, golden);
+        assert_eq!(written, golden);
     }
 
     #[test]
@@ -376,9 +448,9 @@ mod tests {
             assert!(Manifest::decode(&good[..length]).is_err(), "{length}");
         }
         let mut newer = good;
-        newer[4] = 4;
+        newer[4] = 5;
         let crc = checksum(&newer);
         newer[CRC_AT..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 4 }));
+        assert_eq!(Manifest::decode(&newer), Err(ManifestError::Newer { format: 5 }));
     }
 }

@@ -24,6 +24,10 @@ pub mod bounds;
 
 mod base;
 
+mod chain;
+
+mod gathered;
+
 mod index;
 
 pub mod as_of;
@@ -33,6 +37,8 @@ pub mod sweep;
 pub mod seal;
 
 mod compaction;
+
+pub mod bulk;
 
 pub mod inspect;
 
@@ -84,10 +90,12 @@ impl History {
         sealed: Vec<Arc<SealedFile>>,
         floors: &[RetentionFloor],
         last: Sequence,
+        staged: &[u64],
     ) -> Self {
         let mut bounds = Bounds::default();
         bounds.set_floors(floors);
-        let highest = sealed.iter().map(|file| file.entry().number).max();
+        let numbers = sealed.iter().map(|file| file.entry().number);
+        let highest = numbers.chain(staged.iter().copied()).max();
         Self {
             store,
             segments: RwLock::new(segments),
@@ -121,6 +129,13 @@ impl History {
         let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let after = segments.partition_point(|segment| segment.first() <= sequence);
         segments.get(after.saturating_sub(1)).cloned()
+    }
+
+    /// The segment of the log that comes behind the one which begins at `first`.
+    fn segment_behind(&self, first: Sequence) -> Option<Arc<Segment>> {
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let behind = segments.partition_point(|segment| segment.first() <= first);
+        segments.get(behind).cloned()
     }
 
     /// The segments of the log, the oldest first.
@@ -221,7 +236,15 @@ impl History {
     }
 
     fn push_segment(&self, segment: Arc<Segment>) {
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).push(segment);
+        self.replace_segment(None, segment);
+    }
+
+    /// Takes up the segment that is written from now on, in the place of one that had no record
+    /// or behind all.
+    fn replace_segment(&self, emptied: Option<Sequence>, next: Arc<Segment>) {
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+        segments.retain(|segment| Some(segment.first()) != emptied);
+        segments.push(next);
     }
 }
 

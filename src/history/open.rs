@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::backup;
+use super::bulk;
+use super::chain;
 use super::manifest::{self, ControlSnapshot, LoadError, Manifest, ManifestError, SegmentEntry};
 use super::seal::Sealer;
 use super::sealed::{self, Blocks, OpenSealedError, SealedEntry, SealedFile};
@@ -25,7 +27,7 @@ pub struct Opened {
     /// The reading side.
     pub reader: Arc<History>,
     /// Makes sealed files, in the background.
-    pub sealer: Sealer,
+    pub sealer: Arc<Sealer>,
     /// The control state, to which the control records after it are to be applied.
     pub control: Option<ControlSnapshot>,
     /// The last sequence in history; 0 if it is empty.
@@ -93,7 +95,8 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened
         None => create_store(disk.as_ref(), root, &directory)?,
     };
     check_chain(&manifest, root)?;
-    remove_rubbish(disk.as_ref(), root, &directory, &manifest)?;
+    let staged = bulk::staged(disk.as_ref(), &directory, &manifest)?;
+    remove_rubbish(disk.as_ref(), root, &directory, (&manifest, &staged))?;
     let place = Place { disk: disk.as_ref(), root, directory: &directory, options };
     let tail = match manifest.segments.last() {
         Some(entry) => place.recover_last(entry, &manifest)?,
@@ -108,18 +111,19 @@ pub fn open(disk: Arc<dyn Disk>, root: &Path, options: Options) -> Result<Opened
     manifest.epoch = Epoch(manifest.epoch.0 + 1);
     manifest.last_arrival = found.last_arrival.unwrap_or(manifest.last_arrival);
     manifest.save(disk.as_ref(), root)?;
+    let store = manifest.store;
     let history =
-        Arc::new(History::new(manifest.store, segments, sealed, &manifest.floors, found.last));
+        Arc::new(History::new(store, segments, sealed, &manifest.floors, found.last, &staged));
     let last_arrival = manifest.last_arrival;
     Ok(Opened {
-        sealer: Sealer::new(history.clone(), disk.clone(), directory.clone(), blocks),
+        sealer: Arc::new(Sealer::new(history.clone(), disk.clone(), directory.clone(), blocks)),
         reader: history.clone(),
         control: manifest.control.clone(),
         last_sequence: found.last,
         last_arrival: (last_arrival != ArrivalTime::MIN).then_some(last_arrival),
         cut: tail.cut,
         epoch: manifest.epoch,
-        store: manifest.store,
+        store,
         writer: Writer {
             disk,
             root: root.to_owned(),
@@ -173,53 +177,30 @@ fn create_store(disk: &dyn Disk, root: &Path, directory: &Path) -> Result<Manife
 }
 
 pub(super) fn check_chain(manifest: &Manifest, root: &Path) -> Result<(), OpenError> {
-    let refuse = |reason: String| {
-        let path = manifest::path(root);
-        Err(OpenError::Damaged(Damage { path, offset: 0, reason }))
-    };
-    for pair in manifest.segments.windows(2) {
-        let (this, next) = (pair[0], pair[1]);
-        if this.last.map(Sequence::next) != Some(next.first) {
-            let reason = format!("segment {} does not lead to segment {}", this.first, next.first);
-            return refuse(reason);
+    match chain::fault(&manifest.segments, &manifest.sealed) {
+        Some(reason) => {
+            Err(OpenError::Damaged(Damage { path: manifest::path(root), offset: 0, reason }))
         }
-    }
-    let mut upto = Sequence::ZERO;
-    for entry in &manifest.sealed {
-        if entry.first != upto.next() {
-            let reason = format!("sealed file {} does not follow sequence {upto}", entry.number);
-            return refuse(reason);
-        }
-        upto = entry.last;
-    }
-    if let Some(first) = manifest.segments.first()
-        && first.first > upto.next()
-    {
-        let reason = format!("segment {} does not follow sequence {upto}", first.first);
-        return refuse(reason);
-    }
-    match manifest.segments.last() {
-        Some(SegmentEntry { first, last: Some(_) }) => {
-            refuse(format!("last segment {first} is closed"))
-        }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
-/// Removes files of ours that the manifest does not name. One behind the last named segment that
-/// holds frames is no rubbish: then the manifest is not the latest one.
+/// Removes files of ours that the manifest does not name, but those `staged` for a load that may
+/// go on. One behind the last named segment that holds frames is no rubbish: then the manifest is
+/// not the latest one.
 fn remove_rubbish(
     disk: &dyn Disk,
     root: &Path,
     directory: &Path,
-    manifest: &Manifest,
+    (manifest, staged): (&Manifest, &[u64]),
 ) -> Result<(), OpenError> {
     let newest = manifest.segments.last().map_or(Sequence::ZERO, |entry| entry.first);
     let (mut unfinished, mut unnamed) = (Vec::new(), Vec::new());
     for entry in disk.list(directory)? {
         let path = directory.join(&entry.name);
         if let Some(number) = sealed::number_of_name(&entry.name) {
-            if manifest.sealed.iter().all(|named| named.number != number) {
+            let is_named = manifest.sealed.iter().any(|named| named.number == number);
+            if !is_named && !staged.contains(&number) {
                 unnamed.push(path);
             }
         } else if let Some(first) = segment::first_of_name(&entry.name) {
@@ -232,7 +213,9 @@ fn remove_rubbish(
             }
             unnamed.push(path);
         } else if entry.name.strip_suffix(".tmp").is_some_and(|name| {
-            segment::first_of_name(name).is_some() || sealed::number_of_name(name).is_some()
+            segment::first_of_name(name).is_some()
+                || sealed::number_of_name(name).is_some()
+                || name == bulk::LEDGER
         }) {
             unfinished.push(path);
         }
@@ -279,7 +262,8 @@ impl Place<'_> {
         let header = SegmentHeader { store: manifest.store, epoch, first: Sequence(1) };
         let path = segment::path(self.directory, header.first);
         let capacity = self.options.segment_bytes;
-        let segment = Arc::new(writer::create(self.disk, &path, &header, capacity)?);
+        let segment =
+            Arc::new(writer::create(self.disk, &path, (&header, Sequence::ZERO), capacity)?);
         manifest.segments.push(SegmentEntry { first: header.first, last: None });
         let found = segment::examine(&[], &header, |_, _| {});
         Ok(Tail { segment, capacity, found, cut: None })
@@ -327,7 +311,10 @@ impl Place<'_> {
             return Err(Damage { path: manifest::path(self.root), offset: 0, reason }.into());
         }
         let (file, capacity) = self.rewrite(&path, &bytes[..found.end])?;
-        let segment = Arc::new(Segment::new(entry.first, file, found.end as u64));
+        let before = manifest.segments.iter().rev().find_map(|before| before.last);
+        let after = before.unwrap_or(Sequence::ZERO);
+        let segment = Segment::new((after, entry.first), file, found.end as u64);
+        let segment = Arc::new(segment);
         Ok(Tail { segment, capacity, found, cut })
     }
 
@@ -369,6 +356,7 @@ impl Place<'_> {
     }
 
     fn open_closed(&self, manifest: &Manifest) -> Result<Vec<Arc<Segment>>, OpenError> {
+        let mut after = Sequence::ZERO;
         let closed = manifest.segments.iter().filter_map(|entry| Some((entry.first, entry.last?)));
         closed
             .map(|(first, last)| {
@@ -378,8 +366,9 @@ impl Place<'_> {
                 let read = file.read_at(&mut bytes, 0)?;
                 check_header(&path, &bytes[..read], first, manifest.store)?;
                 let end = file.length()?;
-                let segment = Segment::new(first, file, end);
+                let segment = Segment::new((after, first), file, end);
                 segment.close(last);
+                after = last;
                 Ok(Arc::new(segment))
             })
             .collect()

@@ -1,4 +1,5 @@
-//! Reading the log from front to back, in long reads, each frame checked before it is used.
+//! Reading history from front to back: the log in long reads, each frame checked before it is used,
+//! and between frames what only sealed files have.
 //!
 //! It does not know who reads: recovery and the index do the same.
 
@@ -86,17 +87,17 @@ impl History {
         self.replay_after(after).frames(each)
     }
 
-    /// Reads on from `position`, which moves past each frame that `each` took. `held` segments are
+    /// Reads on from `position`, which moves past each frame that `each` took. `held_segments` are
     /// read even if history has let go of them.
     pub(super) fn scan<E: From<ReadError>>(
         &self,
-        held: &[Arc<Segment>],
+        held_segments: &[Arc<Segment>],
         position: &mut Position,
         mut each: impl FnMut(&LoggedFrame<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         loop {
             let is_it = |segment: &&Arc<Segment>| segment.first() == position.segment;
-            let held = held.iter().find(is_it).cloned();
+            let held = held_segments.iter().find(is_it).cloned();
             let Some(segment) = held.or_else(|| self.segment_of(position.segment)) else {
                 return Ok(());
             };
@@ -107,22 +108,45 @@ impl History {
             let closed = segment.closed();
             scan_segment(self, &segment, position, &mut each)?;
             let Some(last) = closed else { return Ok(()) };
-            if position.next != last.next() {
-                let found = position.next.0 - 1;
-                let reason = format!("ends at sequence {found}, the manifest says {last}");
-                return Err(ReadError::from(segment.damage(position.offset, reason)).into());
-            }
-            // It begins where this one ended; whether it is still there, the next turn sees.
-            let begins = Position { segment: position.next, next: position.next, ..*position };
-            let follows = self.segment_of(begins.segment);
-            match follows {
-                Some(next) if next.first() > segment.first() => {
-                    *position = Position { offset: segment::HEADER_BYTES as u64, ..begins };
+            check_end(&segment, position, last)?;
+            // What it follows tells whether it is the next one, or that has gone.
+            let held = held_segments.iter().find(|held| held.first() > segment.first());
+            let behind = self.segment_behind(segment.first());
+            let next = held.into_iter().chain(&behind).min_by_key(|next| next.first());
+            match next {
+                Some(next) if next.after() == last => *position = Position::start_of(next),
+                Some(next) => {
+                    let reason = format!("follows segment {}, which is gone", last.next());
+                    return Err(ReadError::from(next.damage(0, reason)).into());
                 }
-                _ => return Ok(()),
+                None => return Ok(()),
             }
         }
     }
+}
+
+fn check_end(segment: &Segment, position: &Position, last: Sequence) -> Result<(), ReadError> {
+    if position.next == last.next() {
+        return Ok(());
+    }
+    let found = position.next.0 - 1;
+    let reason = format!("ends at sequence {found}, the manifest says {last}");
+    Err(segment.damage(position.offset, reason).into())
+}
+
+/// Takes what history holds.
+pub trait Replayed<E> {
+    /// Takes a row that is not in the log, of a view.
+    ///
+    /// # Errors
+    /// It refuses the row.
+    fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), E>;
+
+    /// Takes a frame of the log, which may begin at or below the sequence asked for.
+    ///
+    /// # Errors
+    /// It refuses the frame.
+    fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), E>;
 }
 
 impl Replay<'_> {
@@ -131,31 +155,57 @@ impl Replay<'_> {
         self.segments.first().map_or(Sequence(1), |segment| segment.first())
     }
 
-    /// Gives `each` the rows above the sequence asked for that are no longer in the log, each with
-    /// its view: file by file, by entity key, so in no order of sequences. What is done with them
-    /// must not depend on their order.
+    /// Gives `to` everything above the sequence asked for, in order: the frames of the log, and
+    /// before and between them the rows that are no longer in the log or never were. Such rows that
+    /// no frame parts come file by file, by entity key, so in no order of sequences; there is no
+    /// control record between them, and what is done with them must not depend on their order.
+    ///
+    /// What is written and loaded meanwhile is not given, or only in part.
     ///
     /// # Errors
-    /// The disk failed, a file is damaged, or `each` refused.
-    pub fn rows_before_log<E: From<ReadError>>(
+    /// The disk failed, a file is damaged, or `to` refused.
+    pub fn run<E: From<ReadError>>(&self, to: &mut impl Replayed<E>) -> Result<(), E> {
+        let mut next = self.after.next();
+        for segment in &self.segments {
+            self.rows_between((next, segment.first()), to)?;
+            next = next.max(segment.first());
+            let closed = segment.closed();
+            if closed.is_some_and(|last| last < next) {
+                continue;
+            }
+            let mut position = Position::start_of(segment);
+            let mut each = |frame: &LoggedFrame<'_>| match frame.header.last() > self.after {
+                true => to.frame(frame),
+                false => Ok(()),
+            };
+            scan_segment(self.history, segment, &mut position, &mut each)?;
+            if let Some(last) = closed {
+                check_end(segment, &position, last)?;
+            }
+            next = position.next;
+        }
+        Ok(())
+    }
+
+    /// The rows from the first sequence on and before the second. A merged file may reach from
+    /// before the log far into it: it is not read for what the log has.
+    fn rows_between<E: From<ReadError>>(
         &self,
-        mut each: impl FnMut(ViewId, RowIn<'_>) -> Result<(), E>,
+        (first, end): (Sequence, Sequence),
+        to: &mut impl Replayed<E>,
     ) -> Result<(), E> {
-        let begins = self.log_begins();
-        if self.after.next() >= begins {
-            // A merged file may reach from before the log far into it: it need not be read.
+        if first >= end {
             return Ok(());
         }
         for file in self.sealed.iter() {
-            let entry = file.entry();
-            if entry.first >= begins || entry.last <= self.after {
-                continue;
-            }
             for facts in file.sections() {
+                if facts.first >= end || facts.last < first {
+                    continue;
+                }
                 let Some(mut scan) = Scan::start(file, facts.view)? else { continue };
                 while let Some(row) = scan.current() {
-                    if row.sequence > self.after && row.sequence < begins {
-                        each(facts.view, row)?;
+                    if row.sequence >= first && row.sequence < end {
+                        to.row(facts.view, &row)?;
                     }
                     scan.advance()?;
                 }

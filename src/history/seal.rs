@@ -12,19 +12,19 @@ use super::ReadError;
 use super::base::Base;
 use super::bounds::Bounds;
 use super::compaction::{Extent, to_compact};
+use super::gathered::Gathered;
 use super::pace::Pace;
-use super::record::{Record, RecordError};
+use super::record::{Record, RecordError, Row};
 use super::replay::{LoggedFrame, Position, scan_segment};
 use super::sealed::{
-    self, Blocks, BuildError, Builder, Cursor, Head, RowIn, Scan, SealedEntry, SealedFile,
+    self, Blocks, BuildError, Builder, Cursor, Head, Lift, RowIn, Scan, SealedEntry, SealedFile,
     SectionFacts,
 };
 use super::segment::Segment;
 use super::writer::SEGMENT_BYTES_MAX;
-use crate::archive::RowRef;
 use crate::disk::{self, Disk, DiskFile};
 use crate::ids::{Sequence, ViewId};
-use crate::time::{ArrivalTime, EventTime};
+use crate::time::EventTime;
 
 /// Files of about one size that are merged into one.
 const MERGED: usize = 8;
@@ -34,10 +34,10 @@ const LEFT_FREE: u64 = SEGMENT_BYTES_MAX;
 
 /// Makes sealed files.
 pub struct Sealer {
-    history: Arc<History>,
-    disk: Arc<dyn Disk>,
-    directory: PathBuf,
-    blocks: Arc<Blocks>,
+    pub(super) history: Arc<History>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) directory: PathBuf,
+    pub(super) blocks: Arc<Blocks>,
     /// Files that could not be removed.
     unremoved: Mutex<Vec<PathBuf>>,
 }
@@ -81,8 +81,13 @@ impl Sealer {
     /// Files of about one size that follow one another, if there are many; none if not.
     pub fn next_to_merge(&self) -> Option<Task> {
         let files = self.history.sealed();
-        let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
-        to_merge(&sizes).map(|run| Task::Rewrite(files[run].into()))
+        // What a load put behind a part of the log that is not sealed yet waits for that.
+        let follow =
+            |a: &Arc<SealedFile>, b: &Arc<SealedFile>| a.entry().last.next() == b.entry().first;
+        files.chunk_by(follow).rev().find_map(|files| {
+            let sizes: Vec<u64> = files.iter().map(|file| file.entry().bytes).collect();
+            to_merge(&sizes).map(|run| Task::Rewrite(files[run].into()))
+        })
     }
 
     /// Files over the same event times, if it pays to make them one while nothing is written; none
@@ -109,13 +114,13 @@ impl Sealer {
         let bounds = self.history.bounds();
         match task {
             Task::Seal(segment, last) => {
-                let rows = Gathered::read(&self.history, segment, pace)?;
+                let rows = gather(&self.history, segment, pace)?;
                 let covers = (segment.first(), *last);
-                let (file, dropped) = self.build(covers, pace, |to| rows.write(&bounds, to))?;
+                let (file, dropped) = self.build(covers, pace, |to| write(&rows, &bounds, to))?;
                 Ok(Made { file, replaces: Vec::new(), dropped })
             }
             Task::Rewrite(files) => {
-                self.find_room(files.iter().map(|file| file.entry().bytes).sum())?;
+                self.find_room(files.iter().map(|file| file.entry().bytes).sum(), LEFT_FREE)?;
                 let replaces = files.iter().map(|file| file.entry().number).collect();
                 let covers = (files[0].entry().first, files[files.len() - 1].entry().last);
                 let (file, dropped) = self.build(covers, pace, |to| merge(files, &bounds, to))?;
@@ -126,11 +131,11 @@ impl Sealer {
 
     /// A merged file stands beside those it replaces until it counts. A disk that it filled up
     /// would refuse writes, again and again.
-    fn find_room(&self, needed: u64) -> Result<(), BuildError> {
+    pub(super) fn find_room(&self, needed: u64, kept: u64) -> Result<(), BuildError> {
         let free = self.disk.free(&self.directory)?;
         match free.checked_sub(needed) {
-            Some(left) if left >= LEFT_FREE => Ok(()),
-            _ => Err(BuildError::NoRoom { needed, free, kept: LEFT_FREE }),
+            Some(left) if left >= kept => Ok(()),
+            _ => Err(BuildError::NoRoom { needed, free, kept }),
         }
     }
 
@@ -145,7 +150,7 @@ impl Sealer {
         self.remove_file(super::segment::path(&self.directory, first));
     }
 
-    fn remove_file(&self, path: PathBuf) {
+    pub(super) fn remove_file(&self, path: PathBuf) {
         if disk::remove_if_there(self.disk.as_ref(), &path).is_err() {
             self.unremoved.lock().unwrap_or_else(PoisonError::into_inner).push(path);
         }
@@ -159,7 +164,7 @@ impl Sealer {
     }
 
     /// Makes the file durable, under its name, and opens it.
-    fn build(
+    pub(super) fn build(
         &self,
         (first, last): (Sequence, Sequence),
         pace: &mut dyn Pace,
@@ -177,7 +182,7 @@ impl Sealer {
             let bytes = builder.finish()?;
             disk.rename(&temporary, &path)?;
             disk.sync_dir(&self.directory)?;
-            let entry = SealedEntry { number, first, last, bytes };
+            let entry = SealedEntry { number, first, last, bytes, lift: Lift::default() };
             let file: Arc<dyn DiskFile> = disk.open_read(&path)?;
             file.drop_cache()?;
             let sealed = SealedFile::open(file, store, entry, self.blocks.clone())
@@ -194,7 +199,7 @@ impl Sealer {
 }
 
 /// Reads every block of a new file from the device: what it replaces is removed one day.
-fn read_back(file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<(), BuildError> {
+pub(super) fn read_back(file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<(), BuildError> {
     for facts in file.sections() {
         let mut rows = 0;
         let mut scan = Scan::start(file, facts.view)?;
@@ -245,105 +250,60 @@ fn to_merge(sizes: &[u64]) -> Option<std::ops::Range<usize>> {
 /// Files up to this size are of the lowest tier.
 const TIER_BYTES: u64 = 128 << 20;
 
-/// A row that stands in [`Gathered::bytes`], key before archive.
-#[derive(Clone, Copy)]
-struct Gathering {
-    view: ViewId,
-    event_time: EventTime,
-    sequence: Sequence,
-    arrival: ArrivalTime,
-    at: usize,
-    key: usize,
-    archive: usize,
-}
-
 /// The rows of one segment, sorted. Memory is that of the segment.
-struct Gathered {
-    bytes: Vec<u8>,
-    rows: Vec<Gathering>,
+fn gather(
+    history: &History,
+    segment: &Arc<Segment>,
+    pace: &mut dyn Pace,
+) -> Result<Gathered, BuildError> {
+    let mut gathered = Gathered::default();
+    let mut position = Position::start_of(segment);
+    scan_segment(history, segment, &mut position, &mut |frame| {
+        add_frame(&mut gathered, frame).map_err(|error| frame.unreadable(&error))?;
+        match pace.worked(frame.payload.len() as u64) {
+            true => Ok::<(), BuildError>(()),
+            false => Err(BuildError::Interrupted),
+        }
+    })?;
+    let whole = segment.closed().is_some_and(|last| position.next == last.next());
+    if !whole {
+        let reason = format!("ends at sequence {}, too early", position.next.0 - 1);
+        return Err(BuildError::Read(segment.damage(position.offset, reason).into()));
+    }
+    gathered.sort();
+    Ok(gathered)
 }
 
-impl Gathered {
-    fn read(
-        history: &History,
-        segment: &Arc<Segment>,
-        pace: &mut dyn Pace,
-    ) -> Result<Self, BuildError> {
-        let mut gathered = Self { bytes: Vec::new(), rows: Vec::new() };
-        let mut position = Position::start_of(segment);
-        scan_segment(history, segment, &mut position, &mut |frame| {
-            gathered.add(frame).map_err(|error| frame.unreadable(&error))?;
-            match pace.worked(frame.payload.len() as u64) {
-                true => Ok::<(), BuildError>(()),
-                false => Err(BuildError::Interrupted),
-            }
-        })?;
-        let whole = segment.closed().is_some_and(|last| position.next == last.next());
-        if !whole {
-            let reason = format!("ends at sequence {}, too early", position.next.0 - 1);
-            return Err(BuildError::Read(segment.damage(position.offset, reason).into()));
+fn add_frame(gathered: &mut Gathered, frame: &LoggedFrame<'_>) -> Result<(), RecordError> {
+    let arrival = frame.header.arrival;
+    for request in frame.requests()? {
+        for record in request?.records() {
+            let (sequence, Record::Row(row)) = record? else { continue };
+            let Row { view, event_time, key, archive } = row;
+            let row = RowIn { key, event_time, sequence, arrival, archive };
+            gathered.push(view, &row, |out| out.extend_from_slice(archive));
         }
-        let Self { bytes, rows } = &mut gathered;
-        let key = |row: &Gathering| &bytes[row.at..row.at + row.key];
-        rows.sort_unstable_by(|a, b| {
-            let by_key = a.view.cmp(&b.view).then_with(|| key(a).cmp(key(b)));
-            by_key.then_with(|| (a.event_time, a.sequence).cmp(&(b.event_time, b.sequence)))
-        });
-        Ok(gathered)
     }
+    Ok(())
+}
 
-    fn add(&mut self, frame: &LoggedFrame<'_>) -> Result<(), RecordError> {
-        for request in frame.requests()? {
-            for record in request?.records() {
-                let (sequence, Record::Row(row)) = record? else { continue };
-                self.rows.push(Gathering {
-                    view: row.view,
-                    event_time: row.event_time,
-                    sequence,
-                    arrival: frame.header.arrival,
-                    at: self.bytes.len(),
-                    key: row.key.len(),
-                    archive: row.archive.len(),
-                });
-                self.bytes.extend_from_slice(row.key);
-                self.bytes.extend_from_slice(row.archive);
-            }
+/// Writes the rows that stay and says how many were left out.
+fn write(
+    gathered: &Gathered,
+    bounds: &Arc<Bounds>,
+    builder: &mut Builder<'_>,
+) -> Result<u64, BuildError> {
+    let mut dropped = 0;
+    for section in gathered.views() {
+        let mut base = Base::new(bounds.clone(), section.view());
+        builder.start(section.view(), section.slots()?, base.floor())?;
+        for row in section.rows() {
+            base.row(&row, &mut |row| builder.row(row))?;
         }
-        Ok(())
+        base.end(&mut |row| builder.row(row))?;
+        dropped += base.dropped();
     }
-
-    fn row(&self, row: &Gathering) -> RowIn<'_> {
-        let (key, rest) = self.bytes[row.at..].split_at(row.key);
-        RowIn {
-            key,
-            event_time: row.event_time,
-            sequence: row.sequence,
-            arrival: row.arrival,
-            archive: &rest[..row.archive],
-        }
-    }
-
-    /// Writes them and says how many were left out.
-    fn write(&self, bounds: &Arc<Bounds>, builder: &mut Builder<'_>) -> Result<u64, BuildError> {
-        let mut dropped = 0;
-        for rows in self.rows.chunk_by(|a, b| a.view == b.view) {
-            let mut slots = 0;
-            for row in rows {
-                let (row, sequence) = (self.row(row), row.sequence);
-                let cells = RowRef::access(row.archive)
-                    .map_err(|source| BuildError::Row { sequence, source })?;
-                slots = slots.max(cells.slots());
-            }
-            let mut base = Base::new(bounds.clone(), rows[0].view);
-            builder.start(rows[0].view, slots, base.floor())?;
-            for row in rows {
-                base.row(&self.row(row), &mut |row| builder.row(row))?;
-            }
-            base.end(&mut |row| builder.row(row))?;
-            dropped += base.dropped();
-        }
-        Ok(dropped)
-    }
+    Ok(dropped)
 }
 
 /// Writes the rows of all `files` in order and says how many were left out. Memory is a block of

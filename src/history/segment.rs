@@ -29,11 +29,18 @@ pub struct Segment {
     end: AtomicU64,
     /// The last sequence in it, once nothing more will be added.
     closed: OnceLock<Sequence>,
+    /// The last sequence of the log before it, as far as that is there. What is between was loaded
+    /// past the log.
+    after: Sequence,
 }
 
 impl Segment {
-    pub(super) fn new(first: Sequence, file: Arc<dyn DiskFile>, end: u64) -> Self {
-        Self { first, file, end: AtomicU64::new(end), closed: OnceLock::new() }
+    pub(super) fn new(
+        (after, first): (Sequence, Sequence),
+        file: Arc<dyn DiskFile>,
+        end: u64,
+    ) -> Self {
+        Self { first, file, end: AtomicU64::new(end), closed: OnceLock::new(), after }
     }
 
     /// The sequence of its first record.
@@ -61,6 +68,11 @@ impl Segment {
     /// Read it before [`Self::end`], which is final once this is known.
     pub(super) fn closed(&self) -> Option<Sequence> {
         self.closed.get().copied()
+    }
+
+    /// The last sequence of the log before it.
+    pub(super) fn after(&self) -> Sequence {
+        self.after
     }
 
     pub(super) fn close(&self, last: Sequence) {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Damage;
+use super::bulk;
 use super::manifest::{self, LoadError, Manifest, ManifestError, SegmentEntry};
 use super::open::{OpenError, check_chain, check_header};
 use super::pace::Pace;
@@ -436,6 +437,7 @@ impl Verify<'_> {
     fn strangers(&mut self, manifest: &Manifest) {
         let Ok(entries) = self.disk.list(&self.directory) else { return };
         let newest = manifest.segments.last().map_or(Sequence::ZERO, |entry| entry.first);
+        let staged = bulk::staged(self.disk, &self.directory, manifest).unwrap_or_default();
         for entry in entries {
             let path = self.directory.join(&entry.name);
             let whole = entry.name.strip_suffix(".tmp").unwrap_or(&entry.name);
@@ -445,6 +447,7 @@ impl Verify<'_> {
             }
             let is_named = whole == entry.name
                 && (manifest.sealed.iter().any(|named| Some(named.number) == number)
+                    || staged.iter().any(|staged| Some(*staged) == number)
                     || manifest.segments.iter().any(|named| Some(named.first) == first));
             if is_named {
                 continue;

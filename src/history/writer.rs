@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::History;
+use super::chain;
 use super::manifest::{ControlSnapshot, Manifest, RetentionFloor, SegmentEntry};
 use super::record::{self, EncodedRequest};
 use super::sealed::SealedEntry;
@@ -193,7 +194,7 @@ impl Writer {
         let header =
             SegmentHeader { store: self.history.store(), epoch: self.epoch(), first: last.next() };
         let path = segment::path(&self.directory, header.first);
-        let next = match create(self.disk.as_ref(), &path, &header, capacity) {
+        let next = match create(self.disk.as_ref(), &path, (&header, last), capacity) {
             Ok(next) => next,
             Err(error) => return Err(self.undo_roll(&path, error)),
         };
@@ -270,7 +271,7 @@ impl Writer {
     /// # Errors
     /// As [`Self::name_sealed`].
     pub fn strike_segments(&mut self, upto: Sequence) -> Result<Vec<Sequence>, WriteError> {
-        let sealed = self.manifest.sealed.last().map_or(Sequence::ZERO, |entry| entry.last);
+        let sealed = chain::sealed_upto(&self.manifest.sealed);
         let snapshot = self.manifest.control.as_ref();
         let controlled = snapshot.map_or(Sequence::ZERO, |control| control.covers);
         let upto = upto.min(sealed).min(controlled);
@@ -286,7 +287,7 @@ impl Writer {
         Ok(gone)
     }
 
-    fn save(
+    pub(super) fn save(
         &mut self,
         mut manifest: Manifest,
         control: Option<ControlSnapshot>,
@@ -346,7 +347,7 @@ impl Writer {
         }
     }
 
-    fn undo_roll(&mut self, path: &std::path::Path, error: DiskError) -> WriteError {
+    pub(super) fn undo_roll(&mut self, path: &std::path::Path, error: DiskError) -> WriteError {
         if !passes(&error) {
             return self.poison(error);
         }
@@ -378,11 +379,11 @@ fn room_for(bytes: usize) -> u64 {
     (frame::HEADER_BYTES + record::payload_length(bytes) + frame::HEADER_BYTES) as u64
 }
 
-/// Creates a segment without frames and makes it durable.
+/// Creates a segment without frames and makes it durable. The log before it ends with `after`.
 pub(super) fn create(
     disk: &dyn Disk,
     path: &std::path::Path,
-    header: &SegmentHeader,
+    (header, after): (&SegmentHeader, Sequence),
     capacity: u64,
 ) -> Result<Segment, DiskError> {
     disk::remove_if_there(disk, path)?;
@@ -391,7 +392,7 @@ pub(super) fn create(
     file.write_at(&header.encode(), 0)?;
     file.sync_data()?;
     disk.sync_dir(disk::parent(path))?;
-    Ok(Segment::new(header.first, file, segment::HEADER_BYTES as u64))
+    Ok(Segment::new((after, header.first), file, segment::HEADER_BYTES as u64))
 }
 
 /// Why nothing was written.

@@ -27,6 +27,7 @@ use crate::value::json::shorten;
 struct LoadQuery {
     view: String,
     timestamp: Option<String>,
+    arrival: Option<String>,
     at: Option<String>,
     time_unit: Option<String>,
     nan: Option<String>,
@@ -39,11 +40,13 @@ struct LoadQuery {
 pub(super) struct LoadedJson {
     /// Rows in the file.
     rows: u64,
-    /// Rows written by this load.
+    /// Rows that it brought into history.
     written: u64,
-    /// Rows an earlier load of the same file had written.
+    /// Rows that history had from elsewhere: key, event time and values are the same.
+    skipped: u64,
+    /// Rows of the file that an interrupted load of it had prepared.
     resumed: u64,
-    /// Of the written, those that changed nothing online.
+    /// Of the written, those that are not online, since newer rows are there or came with them.
     superseded: u64,
     /// NaNs read as null.
     nan_as_null: u64,
@@ -60,6 +63,8 @@ pub(super) struct LoadedJson {
     post, path = "/api/v1/load", tag = "writes",
     params(("view" = String, Query, description = "The view to load into"),
         ("timestamp" = Option<String>, Query, description = "The column of event times"),
+        ("arrival" = Option<String>, Query,
+            description = "The column of arrival times; without it rows arrive when the load ends"),
         ("at" = Option<String>, Query, description = "The event time of all rows"),
         ("time_unit" = Option<String>, Query, description = "s, ms, us or ns"),
         ("nan" = Option<String>, Query, description = "null or refuse")),
@@ -91,6 +96,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let Loaded {
         rows,
         written,
+        skipped,
         resumed,
         superseded,
         nan_as_null,
@@ -101,6 +107,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     let json = LoadedJson {
         rows,
         written,
+        skipped,
         resumed,
         superseded,
         nan_as_null,
@@ -128,7 +135,8 @@ fn options(query: &LoadQuery) -> Result<LoadOptions, Problem> {
         }
     };
     let time_unit = lookup_request::time_unit(query.time_unit.as_deref())?;
-    Ok(LoadOptions { event_time, time_unit, refuse_nan })
+    let arrival = query.arrival.clone();
+    Ok(LoadOptions { event_time, arrival, time_unit, refuse_nan })
 }
 
 /// Whether the upload may begin, and where it goes.

@@ -37,6 +37,7 @@ pub(super) fn read(
     let wanted = Wanted {
         keys: keys.collect(),
         time: has_time.then_some(TIME_COLUMN),
+        arrival: None,
         time_unit: unit,
         features: view.features.iter().map(|f| (f.name.as_str(), f.feature_type)).collect(),
     };

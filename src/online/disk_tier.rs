@@ -49,6 +49,8 @@ pub struct DiskTier {
     mover: Mutex<Sequence>,
     applied: AtomicU64,
     rebuilding: AtomicBool,
+    /// The mark stays while a put waits whose first row is at or below this; 0 where it may move.
+    frozen: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -133,6 +135,7 @@ impl DiskTier {
             mover: Mutex::new(moved),
             applied: AtomicU64::new(moved.0),
             rebuilding: AtomicBool::new(false),
+            frozen: AtomicU64::new(0),
         }
     }
 
@@ -243,6 +246,29 @@ impl DiskTier {
         self.applied.fetch_max(sequence.0, Ordering::Release);
     }
 
+    /// Has the mark stay where it is: rows are to be put whose sequences lie below those of others
+    /// that were put.
+    pub fn freeze_mark(&self) {
+        self.frozen.store(u64::MAX, Ordering::SeqCst);
+    }
+
+    /// Says that all of these were put. The mark may move again as soon as what was put up to
+    /// `last`, the last sequence applied, has been moved.
+    pub fn thaw_mark(&self, last: Sequence) {
+        // A row that came to one being moved waits for the next move as if it were one further on.
+        self.frozen.store(last.next().0, Ordering::SeqCst);
+    }
+
+    fn is_frozen(&self) -> bool {
+        let frozen = self.frozen.load(Ordering::SeqCst);
+        let waits = || self.overlay.first_waiting().is_some_and(|first| first.0 <= frozen);
+        if frozen == 0 || frozen == u64::MAX || waits() {
+            return frozen != 0;
+        }
+        // Unless it was frozen anew meanwhile.
+        self.frozen.compare_exchange(frozen, 0, Ordering::SeqCst, Ordering::SeqCst).is_err()
+    }
+
     /// Moves up to `most` rows, the oldest first, into the cold store and makes them durable.
     /// `make_durable` is asked, before anything is written, to make history durable up to a
     /// sequence; where it says false nothing is moved. Where nothing waits, the mark is left as it
@@ -296,7 +322,7 @@ impl DiskTier {
         if rows > 0 {
             self.write(taken, highest)?;
         }
-        if self.is_rebuilding() {
+        if self.is_rebuilding() || self.is_frozen() {
             return Ok(Moved { rows, covered: *mark });
         }
         let covered = match self.overlay.first_waiting() {

@@ -265,7 +265,7 @@ impl Store {
 
     async fn load(&self, path: &Path) -> u64 {
         let event_time = EventTimes::Column(None);
-        let options = LoadOptions { event_time, time_unit: None, refuse_nan: true };
+        let options = LoadOptions { event_time, arrival: None, time_unit: None, refuse_nan: true };
         load(&self.engine, self.table.view, path, options).await.expect("it loads").written
     }
 

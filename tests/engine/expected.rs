@@ -39,7 +39,7 @@ async fn load_all(engine: &Arc<Engine>, loads: &[Value]) {
             Some(at) => EventTimes::At(time(at)),
             None => EventTimes::Column(entry["timestamp"].as_str().map(str::to_owned)),
         };
-        let options = LoadOptions { event_time, time_unit: None, refuse_nan: false };
+        let options = LoadOptions { event_time, arrival: None, time_unit: None, refuse_nan: false };
         let path = example().join(text(entry, "file"));
         let before = engine.health().sequence.0;
         let loaded = load(engine, view, &path, options.clone()).await.expect(view);

@@ -18,7 +18,7 @@ use crate::history::backup::Pinned;
 use crate::history::bounds::Bounds;
 use crate::history::open::OpenError;
 use crate::history::record::{Record, Row};
-use crate::history::replay::LoggedFrame;
+use crate::history::replay::{LoggedFrame, Replayed};
 use crate::history::sealed::RowIn;
 use crate::history::{History, ReadError};
 use crate::ids::{Sequence, ViewId};
@@ -119,18 +119,8 @@ pub fn export(
     for view in &views {
         parts.add_view(view, registry.entity_of(view));
     }
-    let mut rows = Rows { parts, erased: history.bounds() };
-    let replay = history.replay_after(after);
-    replay.rows_before_log(|view, row| {
-        rows.row(view, &row)?;
-        progress(rows.parts.rows());
-        Ok::<(), ExportError>(())
-    })?;
-    replay.frames(|frame| {
-        rows.frame(frame, after)?;
-        progress(rows.parts.rows());
-        Ok::<(), ExportError>(())
-    })?;
+    let mut rows = Rows { parts, erased: history.bounds(), after, progress };
+    history.replay_after(after).run(&mut rows)?;
     let (rows, made) = rows.parts.finish()?;
     disk::replace(disk, &to.join("README.md"), README.as_bytes())?;
     let files = made.0.len();
@@ -142,28 +132,40 @@ pub fn export(
 struct Rows<'a> {
     parts: Parts<'a>,
     erased: Arc<Bounds>,
+    /// What is there already ends here.
+    after: Sequence,
+    progress: &'a mut dyn FnMut(u64),
 }
 
 impl Rows<'_> {
-    fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), PartError> {
+    fn add(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), PartError> {
         match row.sequence < self.erased.erased_below(view, row.key) {
             true => Ok(()),
             false => self.parts.row(view, row),
         }
     }
+}
 
-    fn frame(&mut self, frame: &LoggedFrame<'_>, after: Sequence) -> Result<(), ExportError> {
+impl Replayed<ExportError> for Rows<'_> {
+    fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), ExportError> {
+        self.add(view, row)?;
+        (self.progress)(self.parts.rows());
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), ExportError> {
         let unreadable = |error| ExportError::from(frame.unreadable(&error));
         for request in frame.requests().map_err(unreadable)? {
             for record in request.map_err(unreadable)?.records() {
                 let (sequence, Record::Row(row)) = record.map_err(unreadable)? else { continue };
-                if sequence > after {
+                if sequence > self.after {
                     let Row { view, event_time, key, archive } = row;
                     let arrival = frame.header.arrival;
-                    self.row(view, &RowIn { key, event_time, sequence, arrival, archive })?;
+                    self.add(view, &RowIn { key, event_time, sequence, arrival, archive })?;
                 }
             }
         }
+        (self.progress)(self.parts.rows());
         Ok(())
     }
 }

@@ -87,20 +87,22 @@ impl History {
             }
         };
         let sealed: Result<Vec<_>, OpenError> = manifest.sealed.iter().map(open).collect();
+        let mut after = Sequence::ZERO;
         let open = |entry: &SegmentEntry| {
             let name = segment::path(Path::new(""), entry.first);
             let PinnedFile { file, bytes, .. } = find(name.display().to_string())?;
             let mut head = [0; segment::HEADER_BYTES];
             let read = file.read_at(&mut head, 0)?;
             check_header(file.path(), &head[..read], entry.first, manifest.store)?;
-            let segment = Segment::new(entry.first, file.clone(), *bytes);
+            let segment = Segment::new((after, entry.first), file.clone(), *bytes);
             if let Some(last) = entry.last {
                 segment.close(last);
+                after = last;
             }
             Ok(Arc::new(segment))
         };
         let segments: Result<Vec<_>, OpenError> = manifest.segments.iter().map(open).collect();
-        Ok(Self::new(manifest.store, segments?, sealed?, &manifest.floors, pinned.sequence))
+        Ok(Self::new(manifest.store, segments?, sealed?, &manifest.floors, pinned.sequence, &[]))
     }
 }
 

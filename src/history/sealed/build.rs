@@ -43,7 +43,7 @@ pub enum BuildError {
     #[error("sealed file cannot be read back: {0}")]
     ReadBack(String),
     /// The file would leave the log too little room on the disk.
-    #[error("merging needs {needed} bytes of disk; {free} are free, {kept} of them for the log")]
+    #[error("{needed} bytes of disk are needed; {free} are free, {kept} of them for the log")]
     NoRoom {
         /// About its length.
         needed: u64,

@@ -53,6 +53,16 @@ impl Column {
         Some(column)
     }
 
+    /// The same numbers, `by` added to each.
+    pub(super) fn lifted(self, by: u64) -> Self {
+        Self { least: self.least.wrapping_add(by), ..self }
+    }
+
+    /// The same number wherever it is asked for.
+    pub(super) fn constant(number: u64) -> Self {
+        Self { least: number, width: 0, at: 0 }
+    }
+
     /// The number at `index`, which is below the column's count.
     #[inline]
     pub(super) fn get(self, block: &[u8], index: usize) -> u64 {

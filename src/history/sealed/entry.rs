@@ -18,6 +18,30 @@ pub struct SealedEntry {
     pub last: Sequence,
     /// Its length in bytes.
     pub bytes: u64,
+    /// How far what stands in it is from what it means.
+    pub lift: Lift,
+}
+
+/// What is added to what stands in a file of a load: that was written before its rows had a place
+/// in history.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lift {
+    /// Added to every sequence.
+    pub sequences: u64,
+    /// When the rows arrived; none if the file says that itself.
+    pub arrival: Option<ArrivalTime>,
+}
+
+impl Lift {
+    /// The sequence that one in the file means.
+    pub fn of(self, sequence: Sequence) -> Sequence {
+        Sequence(sequence.0.wrapping_add(self.sequences))
+    }
+
+    /// The sequence in the file that means this one.
+    pub fn without(self, sequence: Sequence) -> Sequence {
+        Sequence(sequence.0.wrapping_sub(self.sequences))
+    }
 }
 
 /// A row of a sealed file, or on its way into one.

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::column::{self, Column};
+use super::entry::Lift;
 use super::search::first_not_below;
 use crate::ids::Sequence;
 use crate::time::EventTime;
@@ -101,9 +102,9 @@ pub(super) struct Fences {
 }
 
 impl Fences {
-    /// Reads a block whose checksum is right; none if its lengths contradict each other, which
-    /// means a bug.
-    pub(super) fn read(block: Bytes) -> Option<Self> {
+    /// Reads a block whose checksum is right, of a file that is lifted; none if its lengths
+    /// contradict each other, which means a bug.
+    pub(super) fn read(block: Bytes, lift: Lift) -> Option<Self> {
         let head: &[u8; HEAD] = block.first_chunk()?;
         let count = u32::from_le_bytes(head[8..12].try_into().ok()?) as usize;
         let mut at = HEAD;
@@ -111,6 +112,7 @@ impl Fences {
         let key_ends = find()?;
         let (times, sequences, rows) = (find()?, find()?, find()?);
         let (offsets, lengths) = (find()?, find()?);
+        let sequences = sequences.lifted(lift.sequences);
         let this =
             Self { count, key_ends, times, sequences, rows, offsets, lengths, keys_at: at, block };
         // In this order, so that there are no more entries than the block has bytes.
@@ -118,6 +120,12 @@ impl Fences {
             && this.is_in_order()
             && this.key_ends.ends_at(&this.block, count, this.block.len() - at);
         whole.then_some(this)
+    }
+
+    /// The same of the file lifted further.
+    pub(super) fn lifted(&self, lift: Lift) -> Self {
+        let sequences = self.sequences.lifted(lift.sequences);
+        Self { block: self.block.clone(), sequences, ..*self }
     }
 
     /// Whether each block lies behind the one before, and so do its rows. What reads block after

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::cache::{Block, Blocks};
-use super::entry::SealedEntry;
+use super::entry::{Lift, SealedEntry};
 use super::fences::{self, Fences, Place};
 use super::footer::{self, HEAD_BYTES, Head, HeadError, Section, SectionFacts, TAIL_BYTES};
 use super::rows::{self, Rows};
@@ -59,6 +59,21 @@ impl SealedFile {
         Ok(this)
     }
 
+    /// The same file with a place in history; what stands in it had none.
+    pub fn lifted(&self, lift: Lift) -> Self {
+        let SealedEntry { first, last, .. } = self.entry;
+        let (first, last) = (lift.of(first), lift.of(last));
+        Self {
+            entry: SealedEntry { first, last, lift, ..self.entry },
+            store: self.store,
+            file: self.file.clone(),
+            // What is in the cache is not lifted.
+            cached_as: self.blocks.number_file(),
+            blocks: self.blocks.clone(),
+            sections: self.sections.iter().map(|section| section.lifted(lift)).collect(),
+        }
+    }
+
     /// Reads head, tail and footer from the disk: the sections, and where the footer is.
     pub(super) fn read_footer(&self) -> Result<(Vec<Section>, Place), OpenSealedError> {
         let head = self.check_head()?;
@@ -77,7 +92,7 @@ impl SealedFile {
             ReadError::Disk(error) => OpenSealedError::Disk(error),
             ReadError::Damaged(damage) => OpenSealedError::Damaged(damage),
         })?;
-        let sections = footer::decode_footer(&bytes, offset)
+        let sections = footer::decode_footer(&bytes, offset, self.entry.lift)
             .ok_or_else(|| self.damage(offset, "the footer contradicts itself"))?;
         Ok((sections, place))
     }
@@ -97,7 +112,8 @@ impl SealedFile {
             }
             Err(error) => return Err(self.damage(0, error.to_string()).into()),
         };
-        let SealedEntry { number, first, last, .. } = self.entry;
+        let SealedEntry { number, first, last, lift, .. } = self.entry;
+        let (first, last) = (lift.without(first), lift.without(last));
         if head != (Head { store: self.store, number, first, last }) {
             let reason = format!(
                 "is file {} of store {} with sequences {} to {}, the manifest says file {number} \
@@ -181,7 +197,7 @@ impl SealedFile {
         let place = fences.place(index);
         self.check(place, &block)?;
         let right = block.get(4) == Some(&rows::KIND);
-        let rows = right.then(|| Rows::read(block)).flatten();
+        let rows = right.then(|| Rows::read(block, self.entry.lift)).flatten();
         let rows = rows.ok_or_else(|| self.damage(place.offset, "the block contradicts itself"))?;
         if rows.first_row() != fences.row(index) {
             let (says, found) = (fences.row(index), rows.first_row());
@@ -196,7 +212,7 @@ impl SealedFile {
         let place = section.root.place(index);
         let block = self.read_checked(place)?;
         let right = block.get(4) == Some(&fences::KIND);
-        let fences = right.then(|| Fences::read(block)).flatten();
+        let fences = right.then(|| Fences::read(block, self.entry.lift)).flatten();
         let fences =
             fences.ok_or_else(|| self.damage(place.offset, "the block contradicts itself"))?;
         let Range { start, end } = section.range(index);

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::BLOCK_BYTES;
 use super::column::{micros, ordered};
+use super::entry::Lift;
 use super::fences::Fences;
 use crate::ids::{Sequence, StoreId, ViewId};
 use crate::time::{ArrivalTime, EventTime};
@@ -168,6 +169,13 @@ impl Section {
     }
 }
 
+impl Section {
+    /// The same of the file lifted.
+    pub(super) fn lifted(&self, lift: Lift) -> Self {
+        Self { facts: self.facts.lifted(lift), root: self.root.lifted(lift), start: self.start }
+    }
+}
+
 /// What is known of a section without reading a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SectionFacts {
@@ -195,6 +203,18 @@ pub struct SectionFacts {
     pub floor: Option<EventTime>,
     /// Rows that happened and arrived below that floor, hence belong to the base.
     pub settled: u64,
+}
+
+impl SectionFacts {
+    fn lifted(self, lift: Lift) -> Self {
+        Self {
+            first: lift.of(self.first),
+            last: lift.of(self.last),
+            first_arrival: lift.arrival.unwrap_or(self.first_arrival),
+            last_arrival: lift.arrival.unwrap_or(self.last_arrival),
+            ..self
+        }
+    }
 }
 
 /// Appends the head of a footer, with room for its checksum.
@@ -230,9 +250,10 @@ pub(super) fn encode_section(facts: &SectionFacts, root: &[u8], out: &mut Vec<u8
     out.extend_from_slice(root);
 }
 
-/// Reads a footer whose checksum is right and which stands at `at`. None if what it says
-/// contradicts itself or it holds a kind of section that this release does not know.
-pub(super) fn decode_footer(footer: &[u8], at: u64) -> Option<Vec<Section>> {
+/// Reads a footer whose checksum is right and which stands at `at`, of a file that is lifted. None
+/// if what it says contradicts itself or it holds a kind of section that this release does not
+/// know.
+pub(super) fn decode_footer(footer: &[u8], at: u64, lift: Lift) -> Option<Vec<Section>> {
     let (head, mut rest) = footer.split_first_chunk::<FOOTER_HEAD>()?;
     let count = u32::from_le_bytes(head[8..12].try_into().ok()?);
     let mut sections: Vec<Section> = Vec::new();
@@ -268,9 +289,10 @@ pub(super) fn decode_footer(footer: &[u8], at: u64) -> Option<Vec<Section>> {
         };
         let length = u32::from_le_bytes(head[72..76].try_into().ok()?) as usize;
         let (root, after) = after.split_at_checked(length)?;
-        let root = Fences::read(root.to_vec().into()).filter(|root| root.lie_within(start, at))?;
+        let root =
+            Fences::read(root.to_vec().into(), lift).filter(|root| root.lie_within(start, at))?;
         let end = root.end()?;
-        sections.push(Section { facts, root, start });
+        sections.push(Section { facts: facts.lifted(lift), root, start });
         (start, rest) = (end, after);
     }
     let sorted = sections.is_sorted_by(|a, b| a.facts.view < b.facts.view);

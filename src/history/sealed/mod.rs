@@ -38,7 +38,7 @@ pub use build::{BuildError, Builder};
 pub use cache::Blocks;
 pub use check::{SealedFault, check};
 pub use cursor::Cursor;
-pub use entry::{RowIn, SealedEntry, name_of, number_of_name, path};
+pub use entry::{Lift, RowIn, SealedEntry, name_of, number_of_name, path};
 pub use file::{OpenSealedError, SealedFile};
 pub use footer::{Head, HeadError, MAGIC, SectionFacts};
 pub use lane::{Lane, Walk};

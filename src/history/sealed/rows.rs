@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::column::{self, Column};
-use super::entry::RowIn;
+use super::entry::{Lift, RowIn};
 use super::search::first_not_below;
 use crate::archive::RowRef;
 use crate::ids::{Sequence, Slot};
@@ -210,9 +210,9 @@ pub(super) enum Has {
 }
 
 impl Rows {
-    /// Reads a block whose checksum is right; none if its lengths contradict each other, which
-    /// means a bug.
-    pub(super) fn read(block: Bytes) -> Option<Self> {
+    /// Reads a block whose checksum is right, of a file that is lifted; none if its lengths
+    /// contradict each other, which means a bug.
+    pub(super) fn read(block: Bytes, lift: Lift) -> Option<Self> {
         let head: &[u8; HEAD] = block.first_chunk()?;
         let flags = head[5];
         let slots = usize::from(u16::from_le_bytes([head[6], head[7]]));
@@ -260,8 +260,10 @@ impl Rows {
             key_ends,
             row_ends,
             times,
-            sequences,
-            arrivals,
+            sequences: sequences.lifted(lift.sequences),
+            arrivals: lift
+                .arrival
+                .map_or(arrivals, |arrival| Column::constant(column::ordered(arrival.micros()))),
             archive_ends,
             gaps: gaps.map(|(gaps, _)| gaps),
             keys_at,

@@ -70,15 +70,20 @@ impl Scan {
         if self.row < rows.len() { Ok(()) } else { self.next_block() }
     }
 
+    /// Moves to the newest row of the key it stands on, as far as that is in the same block.
+    pub fn last_of_key(&mut self) {
+        if let Some(rows) = &self.rows {
+            self.row = rows.rows_at(self.key).end - 1;
+        }
+    }
+
     /// Moves to the first row in a block of the next key; a key that goes on in another block comes
     /// again.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn next_key(&mut self) -> Result<(), ReadError> {
-        if let Some(rows) = &self.rows {
-            self.row = rows.rows_at(self.key).end - 1;
-        }
+        self.last_of_key();
         self.advance()
     }
 

@@ -102,7 +102,7 @@ fn write(disk: &FakeDisk, model: &Model) -> SealedEntry {
         }
     }
     let bytes = builder.finish().unwrap();
-    SealedEntry { number: 3, first, last, bytes }
+    SealedEntry { number: 3, first, last, bytes, lift: Lift::default() }
 }
 
 fn open(disk: &FakeDisk, entry: SealedEntry) -> Result<Arc<SealedFile>, OpenSealedError> {
@@ -341,9 +341,9 @@ fn blocks_that_contradict_themselves_are_damage_not_a_panic() {
         let byte = random.below(300) as usize;
         let before = std::mem::replace(&mut block[byte], random.below(256) as u8);
         let length = random.below(8000) as usize;
-        drop(super::rows::Rows::read(block[..length].to_vec().into()));
-        drop(super::fences::Fences::read(block[..length].to_vec().into()));
-        drop(super::footer::decode_footer(&block[..length], 8000));
+        drop(super::rows::Rows::read(block[..length].to_vec().into(), Lift::default()));
+        drop(super::fences::Fences::read(block[..length].to_vec().into(), Lift::default()));
+        drop(super::footer::decode_footer(&block[..length], 8000, Lift::default()));
         block[byte] = before;
     }
 }

@@ -5,12 +5,15 @@
 
 use std::ops::Range;
 
-use super::Head;
 use super::fences::{self, Fences, Place};
 use super::footer::{self, HeadError, Section, SectionFacts, TAIL_BYTES};
 use super::rows::{self, Rows};
+use super::{Head, Lift};
 use crate::ids::{Sequence, StoreId};
 use crate::time::EventTime;
+
+/// The file alone does not say where its sequences begin; the manifest does.
+const UNLIFTED: Lift = Lift { sequences: 0, arrival: None };
 
 /// Describes the bytes of a sealed file, a line for each thing in it. Damage of a block is
 /// described where it is met.
@@ -29,7 +32,7 @@ pub fn describe(bytes: &[u8]) -> Result<Vec<String>, String> {
         .ok_or_else(|| format!("the tail at byte {at} is not what was written"))?;
     let file = Bytes { bytes, store, number };
     let footer = file.block(Place { offset, length });
-    let sections = footer.and_then(|footer| footer::decode_footer(footer, offset));
+    let sections = footer.and_then(|footer| footer::decode_footer(footer, offset, UNLIFTED));
     let sections =
         sections.ok_or_else(|| format!("the footer at byte {offset} is not what was written"))?;
     for section in &sections {
@@ -73,7 +76,7 @@ impl<'a> Bytes<'a> {
             let place = section.root.place(index);
             let is_fences = |block: &&[u8]| block.get(4) == Some(&fences::KIND);
             let fences = self.block(place).filter(is_fences);
-            let fences = fences.and_then(|block| Fences::read(block.to_vec().into()));
+            let fences = fences.and_then(|block| Fences::read(block.to_vec().into(), UNLIFTED));
             let Range { start, end } = section.range(index);
             let Some(fences) = fences.filter(|fences| fences.lie_within(start, end)) else {
                 lines.push(damaged(place));
@@ -88,7 +91,7 @@ impl<'a> Bytes<'a> {
 
     fn describe_rows(&self, place: Place) -> String {
         let block = self.block(place).filter(|block| block.get(4) == Some(&rows::KIND));
-        let rows = block.and_then(|block| Rows::read(block.to_vec().into()));
+        let rows = block.and_then(|block| Rows::read(block.to_vec().into(), UNLIFTED));
         let Some(rows) = rows else { return damaged(place) };
         let (from, to): ((EventTime, Sequence), _) = (rows.order(0), rows.order(rows.len() - 1));
         format!(

@@ -112,21 +112,12 @@ fn replayed(history: &History) -> BTreeMap<u8, State> {
             *cell = (*cell).max(Some((time, sequence)));
         }
     };
-    let replay = history.replay_after(Sequence::ZERO);
-    let rows = replay.rows_before_log(|_, row| {
+    let each = |_, row: &RowIn<'_>| {
         take(row.key[0], row.event_time.micros(), row.sequence.0, row.archive);
-        Ok::<(), ReadError>(())
-    });
-    rows.unwrap();
-    for (sequence, key, time, archive) in rows_of_log(history) {
-        take(key, time, sequence, &archive);
-    }
+    };
+    replay_rows(history, 0, each).unwrap();
     let sequence = |cell: Option<(i64, u64)>| cell.map(|(_, sequence)| sequence);
     newest.into_iter().map(|(key, state)| (key, state.map(sequence))).collect()
-}
-
-fn rows_of_log(history: &History) -> Vec<Seen> {
-    super::rows(history, 0).unwrap()
 }
 
 pub(super) fn random_rows(random: &mut Random, first: u64, arrival: i64) -> Vec<Whole> {
@@ -484,7 +475,7 @@ fn an_erasure_is_whole_or_not_there_whenever_the_power_goes() {
         .flat_map(|file| file.sections())
         .map(|facts| facts.rows)
         .sum();
-    assert_eq!((left, of(3, &rows_of_log(&opened.reader))), (180, 0));
+    assert_eq!((left, of(3, &super::rows(&opened.reader, 0).unwrap())), (180, 0));
     drop(opened);
     for nth in 1..=clean.count_all() {
         for lasting in [false, true] {

@@ -193,7 +193,7 @@ fn what_a_later_release_wrote_is_refused_in_words() {
         bytes[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
     };
     check(&manifest::path(Path::new(ROOT)), &|data| {
-        data[4] = 4;
+        data[4] = 5;
         let end = data.len();
         seal(data, 36, end);
     });

@@ -16,6 +16,8 @@ mod bounds;
 
 mod proof;
 
+mod bulk;
+
 mod verify;
 
 mod backup;
@@ -29,6 +31,8 @@ use super::manifest::ControlSnapshot;
 use super::open::{OpenError, Opened, open};
 use super::pace::Pace;
 use super::record::{EncodedRequest, Record, RequestBuilder, Row, Source, SourceKind};
+use super::replay::{LoggedFrame, Replayed};
+use super::sealed::RowIn;
 use super::writer::{Options, WriteError, Writer};
 use super::{History, ReadError, segment};
 use crate::archive::Encoder;
@@ -106,6 +110,38 @@ fn rows(history: &History, after: u64) -> Result<Vec<Seen>, ReadError> {
         Ok::<(), ReadError>(())
     })?;
     Ok(rows)
+}
+
+/// Shows `each` every row above `after` as a start without a checkpoint finds it, and whether only
+/// a sealed file has it.
+fn replay_rows(
+    history: &History,
+    after: u64,
+    each: impl FnMut(bool, &RowIn<'_>),
+) -> Result<(), ReadError> {
+    struct Each<F>(F);
+
+    impl<F: FnMut(bool, &RowIn<'_>)> Replayed<ReadError> for Each<F> {
+        fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), ReadError> {
+            assert_eq!(view, VIEW);
+            (self.0)(true, row);
+            Ok(())
+        }
+
+        fn frame(&mut self, frame: &LoggedFrame<'_>) -> Result<(), ReadError> {
+            let arrival = frame.header.arrival;
+            for request in frame.requests().unwrap() {
+                for record in request.unwrap().records() {
+                    let (sequence, Record::Row(row)) = record.unwrap() else { continue };
+                    let Row { event_time, key, archive, .. } = row;
+                    (self.0)(false, &RowIn { key, event_time, sequence, arrival, archive });
+                }
+            }
+            Ok(())
+        }
+    }
+
+    history.replay_after(Sequence(after)).run(&mut Each(each))
 }
 
 fn sequences(history: &History, after: u64) -> Vec<u64> {

@@ -161,6 +161,33 @@ fn the_mark_follows_what_was_moved_and_never_passes_what_waits_or_is_not_durable
 }
 
 #[test]
+fn a_frozen_mark_passes_no_older_row_that_came_after_a_newer_one() {
+    let shared = Shared::default();
+    let tier = shared.tier(ROOMY);
+    let moves = || tier.move_some(10, |_| true).unwrap().covered.0;
+    put(&tier, b"a", 1, b"a1");
+    tier.applied(Sequence(1));
+    assert_eq!(moves(), 1);
+    // Rows 2 to 9 are there to be put; rows from 10 on come before them.
+    tier.freeze_mark();
+    put(&tier, b"a", 10, b"a10");
+    tier.applied(Sequence(10));
+    assert_eq!(moves(), 1, "what was moved is not marked");
+    put(&tier, b"b", 11, b"b11");
+    // Row 5, which the state of `b` has beside row 11.
+    put(&tier, b"b", 11, b"b11 and b5");
+    tier.applied(Sequence(11));
+    tier.thaw_mark(Sequence(11));
+    put(&tier, b"c", 13, b"c13");
+    tier.applied(Sequence(13));
+    assert_eq!(tier.save_mark(|_| true).unwrap().covered.0, 1, "row 5 waits");
+    assert_eq!(tier.move_some(1, |_| true).unwrap().covered.0, 12, "only row 13 waits");
+    assert_eq!(moves(), 13);
+    let memory = shared.memory();
+    assert!(memory.durable[&cold::key_of(VIEW, b"b")].ends_with(b"b11 and b5"));
+}
+
+#[test]
 fn a_full_overlay_says_so_and_a_failed_move_loses_nothing() {
     let cold = Shared::default();
     let tier = cold.tier(TierLimits { overlay: 1000, cache: 1000 });

@@ -30,7 +30,9 @@ pub struct Wanted<'a> {
     pub keys: Vec<(&'a str, KeyType)>,
     /// Column of the event time.
     pub time: Option<&'a str>,
-    /// Unit of that column where it holds integers; microseconds if none is declared.
+    /// Column of the arrival time.
+    pub arrival: Option<&'a str>,
+    /// Unit of these columns where they hold integers; microseconds if none is declared.
     pub time_unit: Option<TimeUnit>,
     /// Features that may be there. Columns that are not leave their feature absent.
     pub features: Vec<(&'a str, FeatureType)>,
@@ -61,6 +63,7 @@ pub struct ColumnError {
 pub struct ColumnReader {
     keys: Vec<(usize, KeyType)>,
     time: Option<usize>,
+    arrival: Option<usize>,
     time_unit: Option<TimeUnit>,
     features: Vec<Found>,
     unused: Vec<String>,
@@ -88,7 +91,9 @@ impl ColumnReader {
             let fits = |data_type: &DataType| key_fits(*key_type, data_type);
             keys.extend(search.required(name, key_type.name(), fits).map(|at| (at, *key_type)));
         }
-        let time = wanted.time.and_then(|name| search.required(name, "timestamp", time_fits));
+        let mut instants = |name| search.required(name, "timestamp", time_fits);
+        let (time, arrival) =
+            (wanted.time.and_then(&mut instants), wanted.arrival.and_then(instants));
         let mut features = Vec::new();
         for (index, (name, feature_type)) in wanted.features.iter().enumerate() {
             let fits = |data_type: &DataType| feature_fits(*feature_type, data_type);
@@ -102,7 +107,7 @@ impl ColumnReader {
         let fields = schema.fields().iter().zip(&search.used);
         let unused = fields.filter(|(_, used)| !**used).map(|(field, _)| field.name().clone());
         let unused = unused.collect();
-        Ok(Self { keys, time, time_unit: wanted.time_unit, features, unused, nan })
+        Ok(Self { keys, time, arrival, time_unit: wanted.time_unit, features, unused, nan })
     }
 
     /// Columns that nothing wanted.
@@ -132,6 +137,7 @@ impl ColumnReader {
             count: batch.num_rows(),
             keys: self.keys.iter().map(|(at, _)| physical(*at)).collect::<Result<_, _>>()?,
             time: self.time.map(physical).transpose()?,
+            arrival: self.arrival.map(physical).transpose()?,
             features,
             nans,
         })
@@ -231,6 +237,7 @@ pub struct Rows<'r> {
     count: usize,
     keys: Vec<Physical>,
     time: Option<Physical>,
+    arrival: Option<Physical>,
     features: Vec<Physical>,
     nans: u64,
 }
@@ -263,7 +270,23 @@ impl Rows<'_> {
     /// # Errors
     /// Null, not RFC 3339, or an integer that looks like seconds.
     pub fn time(&self, row: usize) -> Result<Option<EventTime>, ValueError> {
-        let Some(column) = &self.time else { return Ok(None) };
+        self.instant(self.time.as_ref(), row)
+    }
+
+    /// The arrival time of a row, as [`Self::time`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arrival(&self, row: usize) -> Result<Option<EventTime>, ValueError> {
+        self.instant(self.arrival.as_ref(), row)
+    }
+
+    fn instant(
+        &self,
+        column: Option<&Physical>,
+        row: usize,
+    ) -> Result<Option<EventTime>, ValueError> {
+        let Some(column) = column else { return Ok(None) };
         match instant(column, row, self.reader.time_unit)? {
             Some(time) => Ok(Some(time)),
             None => Err(refuse("null", "timestamp")),

@@ -22,8 +22,13 @@ fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
 fn read(feature_type: &str, array: ArrayRef, nan: Nan) -> Result<Vec<String>, String> {
     let batch = batch(vec![("f", array)]);
     let feature_type = FeatureType::parse(feature_type).unwrap();
-    let wanted =
-        Wanted { keys: vec![], time: None, time_unit: None, features: vec![("f", feature_type)] };
+    let wanted = Wanted {
+        keys: vec![],
+        time: None,
+        arrival: None,
+        time_unit: None,
+        features: vec![("f", feature_type)],
+    };
     let reader =
         ColumnReader::new(&batch.schema(), &wanted, nan).map_err(|errors| errors[0].to_string())?;
     let rows = reader.rows(&batch).unwrap();
@@ -123,6 +128,7 @@ fn keys_and_times_read_and_everything_else_is_named() {
     let wanted = Wanted {
         keys: vec![("s", KeyType::String), ("n", KeyType::Int64)],
         time: Some("event_timestamp"),
+        arrival: None,
         time_unit: None,
         features: vec![
             ("gone", FeatureType::Scalar(ScalarType::Bool)),

@@ -77,7 +77,8 @@ impl Layout {
         disk.create_dir_all(Path::new("/data")).unwrap();
         disk.create(Path::new(PATH)).unwrap().write_at(&self.bytes, 0).unwrap();
         let Head { number, first, last, .. } = head();
-        open(&disk, SealedEntry { number, first, last, bytes: self.bytes.len() as u64 })
+        let bytes = self.bytes.len() as u64;
+        open(&disk, SealedEntry { number, first, last, bytes, lift: Lift::default() })
     }
 }
 
@@ -199,7 +200,7 @@ fn counts_that_no_bytes_stand_for_are_refused() {
         let mut block = vec![0; 8];
         block.extend_from_slice(&count.to_le_bytes());
         (0..6).for_each(|_| block.extend_from_slice(&[0; 9]));
-        assert!(Fences::read(block.into()).is_none(), "{count} fences");
+        assert!(Fences::read(block.into(), Lift::default()).is_none(), "{count} fences");
         for (keys, rows) in [(count, count), (1, count), (count, 1), (0, 0)] {
             let mut block = vec![0; 8];
             block.extend_from_slice(&rows.to_le_bytes());
@@ -210,7 +211,10 @@ fn counts_that_no_bytes_stand_for_are_refused() {
                 block.extend_from_slice(&ends_of_rows.to_le_bytes());
                 block.push(0);
             }
-            assert!(Rows::read(block.into()).is_none(), "{keys} keys, {rows} rows");
+            assert!(
+                Rows::read(block.into(), Lift::default()).is_none(),
+                "{keys} keys, {rows} rows"
+            );
         }
     }
 }

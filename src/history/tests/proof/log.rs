@@ -10,6 +10,7 @@ use super::{Tally, Truth};
 use crate::history::as_of::RowAt;
 use crate::history::sealed::Scan;
 use crate::history::tests::as_of::{Asked, Kept, naive};
+use crate::history::tests::bulk::{Loaded, load};
 use crate::history::tests::sealing::{merge_one, seal_one, strike};
 use crate::history::tests::*;
 
@@ -96,7 +97,8 @@ impl Truth for Written {
     }
 
     fn step(&mut self, opened: &mut Opened, _: &FakeDisk, random: &mut Random, tally: &mut Tally) {
-        match random.below(24) {
+        match random.below(26) {
+            24 | 25 => tally.add("loaded", usize::from(self.load(opened, random))),
             0 => drop(opened.writer.mark()),
             1 => drop(opened.writer.roll(None, 0)),
             2 | 3 => {
@@ -133,6 +135,23 @@ impl Truth for Written {
 }
 
 impl Written {
+    /// Loads some rows; whether it came to its end. An identity that comes again finds what a try
+    /// that was cut off left, of the same rows.
+    fn load(&mut self, opened: &mut Opened, random: &mut Random) -> bool {
+        let identity = random.below(3);
+        let mut of_load = Random::seeded(1000 + identity);
+        let rows: Vec<Loaded> = (0..of_load.below(9) + 1)
+            .map(|_| (of_load.below(KEYS) as u8, of_load.below(TIMES) as i64, None))
+            .collect();
+        let first = opened.writer.last().0 + 1;
+        let arrival = ((first / 3) as i64).max(opened.writer.last_arrival.micros());
+        self.rows.truncate(first as usize - 1);
+        self.ends.retain(|end| *end < first);
+        self.rows.extend((first..).zip(&rows).map(|(at, row)| (at, row.0, row.1, arrival)));
+        self.ends.insert(first + rows.len() as u64 - 1);
+        load(opened, identity as u8, &rows, (4, arrival)).is_some()
+    }
+
     fn append(&mut self, writer: &mut Writer, random: &mut Random) -> Result<(), WriteError> {
         let first = writer.last().0 + 1;
         let count = random.below(5) + 1;

@@ -1,0 +1,414 @@
+//! Loads as a whole: seen all at once, online and as of any instant, through restarts, erasures and
+//! pushes beside them.
+//!
+//! They do not look at the files of history, but for what must not be left there.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use parquet::arrow::ArrowWriter;
+
+use super::*;
+use crate::disk::Disk;
+use crate::disk::fake::Fate;
+use crate::engine::error::Place;
+use crate::engine::load::{EventTimes, LoadOptions, Loaded};
+
+/// User, seconds of the event, age.
+type Row = (String, i64, Option<i32>);
+
+fn rows(rows: &[(&str, i64, i32)]) -> Vec<Row> {
+    rows.iter().map(|&(user, time, age)| (user.to_owned(), time, Some(age))).collect()
+}
+
+fn options_of(arrival: Option<&str>) -> LoadOptions {
+    LoadOptions {
+        event_time: EventTimes::Column(None),
+        arrival: arrival.map(str::to_owned),
+        time_unit: None,
+        refuse_nan: false,
+    }
+}
+
+impl Store {
+    /// Loads rows with these arrivals, if there are any, in seconds.
+    async fn load_with(&self, rows: &[Row], arrivals: Option<&[i64]>) -> Result<Loaded, Problem> {
+        let micros = |seconds: i64| at(seconds).micros();
+        let users = StringArray::from_iter_values(rows.iter().map(|row| &row.0));
+        let times = rows.iter().map(|row| micros(row.1));
+        let mut columns: Vec<(&str, ArrayRef)> = vec![
+            ("user_id", Arc::new(users)),
+            ("event_timestamp", Arc::new(TimestampMicrosecondArray::from_iter_values(times))),
+            ("age", Arc::new(rows.iter().map(|row| row.2).collect::<Int32Array>())),
+        ];
+        if let Some(arrivals) = arrivals {
+            let arrivals = arrivals.iter().map(|seconds| micros(*seconds));
+            let arrivals = TimestampMicrosecondArray::from_iter_values(arrivals);
+            columns.push(("recorded", Arc::new(arrivals)));
+        }
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let path = self.directory.path().join("rows.parquet");
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let registry = self.engine().registry();
+        let view = registry.view_named(PROJECT, "profile").unwrap().clone();
+        let turn = self.engine().begin_load()?;
+        let options = options_of(arrivals.map(|_| "recorded"));
+        let file = RealDisk.open_read(&path).unwrap();
+        self.engine().load(turn, view, file, options, |_, _| {}).await
+    }
+
+    async fn load(&self, rows: &[Row]) -> Result<Loaded, Problem> {
+        self.load_with(rows, None).await
+    }
+
+    /// The ages as of an instant, by what was known at another, both in seconds.
+    async fn known(&self, user: &str, seconds: i64, known_at: i64) -> Option<Value> {
+        let what = What::Features(vec!["profile:age"]);
+        let ask = Ask { entity_type: Some("user"), what, purpose: Purpose::AsOf };
+        let plan = self.engine().plan(PROJECT, &ask).unwrap();
+        let mut batch = Batch::new(1);
+        batch.push_row(&[&user_key(user)]);
+        let times = vec![at(seconds).as_event_time()];
+        let known_at = Some(at(known_at));
+        let ask = AsOf { plan, batch, times, known_at, allow_truncated: false };
+        let deadline = Deadline::after(Span::from_seconds(30));
+        let mut found = None;
+        self.engine().as_of(ask, deadline).await.unwrap().answer(0..1, |_, _, answer| {
+            found = answer.value.map(|value| value.to_owned());
+        });
+        found
+    }
+
+    fn age_now(&self, user: &str) -> Option<Value> {
+        self.now(user)[0].1.clone()
+    }
+
+    async fn age_then(&self, user: &str, seconds: i64) -> Option<Value> {
+        self.then(user, seconds).await[0].1.clone()
+    }
+
+    /// What lies in history beside the log.
+    fn files(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.directory.path().join("history")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| !name.ends_with(".log")).collect()
+    }
+}
+
+/// An engine on a disk in memory, where a checkpoint made there is not.
+fn open_on(disk: &FakeDisk, path: &Path, clock: &ManualClock) -> Arc<Engine> {
+    let _ = std::fs::remove_dir_all(path.join("checkpoint"));
+    let metrics = Metrics::new(clock.now());
+    let options = options(path, Durability::Sync);
+    open(options, Arc::new(disk.clone()), Arc::new(clock.clone()), metrics).unwrap()
+}
+
+async fn defined_on(disk: &FakeDisk) -> Store {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(at(100));
+    let engine = Some(open_on(disk, directory.path(), &clock));
+    let store = Store { directory, clock, engine };
+    define(&store, "ttl = \"1d\"").await;
+    store
+}
+
+/// A store whose view says this of itself.
+async fn defined(view: &str) -> Store {
+    let store = Store::new();
+    define(&store, view).await;
+    store
+}
+
+async fn define(store: &Store, view: &str) {
+    let definitions = DEFINITIONS.replace("ttl = \"10s\"", view);
+    let definitions = Definitions::parse_toml("test", &definitions).unwrap();
+    store.engine().define(definitions, DefineOptions::default()).await.unwrap();
+}
+
+fn is(age: i32) -> Option<Value> {
+    Some(Value::Int32(age))
+}
+
+#[tokio::test]
+async fn a_load_is_seen_online_and_as_of_and_what_is_newer_online_stays() {
+    let mut store = defined("ttl = \"1d\"").await;
+    store.push(&[("u1", Some(97), age(97), country("AE"))]).await.unwrap();
+    store.push(&[("u2", Some(91), age(91), Cell::Absent)]).await.unwrap();
+    let before = store.engine().health().sequence.0;
+    store.clock.set(at(101));
+    let file = rows(&[("u1", 95, 1), ("u2", 95, 2), ("u3", 96, 4), ("u3", 94, 3), ("u1", 93, 5)]);
+    let loaded = store.load(&file).await.unwrap();
+    assert_eq!((loaded.rows, loaded.written, loaded.skipped, loaded.resumed), (5, 5, 0, 0));
+    assert_eq!((loaded.sequence.0, loaded.superseded), (before + 5, 3), "of u1 both, of u3 one");
+    assert_eq!(store.engine().health().sequence, loaded.sequence);
+    for forget in [None, Some(false), Some(true)] {
+        if let Some(forget) = forget {
+            store.restart(forget);
+        }
+        assert_eq!(["u1", "u2", "u3"].map(|user| store.age_now(user)), [is(97), is(2), is(4)]);
+        assert_eq!(store.age_then("u1", 95).await, is(1));
+        assert_eq!(store.age_then("u1", 94).await, is(5));
+        assert_eq!(store.age_then("u2", 94).await, is(91));
+        assert_eq!(store.age_then("u3", 95).await, is(3));
+        assert_eq!(store.then("u1", 98).await, store.now("u1"), "the country came with a push");
+        // Nobody knew it before it was loaded.
+        assert_eq!(store.known("u2", 98, 100).await, is(91));
+        assert_eq!(store.known("u2", 98, 101).await, is(2));
+        let again = store.load(&file).await.unwrap();
+        assert_eq!((again.rows, again.written, again.sequence), (5, 0, loaded.sequence));
+        assert_eq!(again.loaded_before, Some(at(101)));
+        assert!(!store.files().contains(&"LOAD".to_owned()));
+    }
+    let after = store.push(&[("u3", Some(99), age(9), Cell::Absent)]).await.unwrap();
+    assert_eq!(after.sequence, loaded.sequence.next());
+    assert_eq!(store.age_now("u3"), is(9));
+}
+
+#[tokio::test]
+async fn rows_may_say_when_they_arrived() {
+    let mut store = defined("ttl = \"1d\"").await;
+    let file = rows(&[("u1", 50, 1), ("u1", 60, 2), ("u1", 96, 3)]);
+    // The last one is up to `limits.max_future` ahead of its arrival, and counts as that.
+    let loaded = store.load_with(&file, Some(&[55, 90, 95])).await.unwrap();
+    assert_eq!(loaded.written, 3);
+    for restarts in 0..2 {
+        assert_eq!(store.known("u1", 70, 54).await, None);
+        assert_eq!(store.known("u1", 70, 55).await, is(1));
+        assert_eq!(store.known("u1", 70, 89).await, is(1));
+        assert_eq!(store.known("u1", 70, 90).await, is(2));
+        assert_eq!(store.age_then("u1", 94).await, is(2));
+        assert_eq!(store.age_then("u1", 95).await, is(3), "{restarts}");
+        store.restart(true);
+    }
+    let refused = store.load_with(&file, Some(&[55, 101, 95])).await.unwrap_err();
+    assert_eq!(refused.code, Code::InvalidValue);
+    let [Place { index: Some(1), field, expected, .. }] = &refused.places[..] else {
+        panic!("{:?}", refused.places)
+    };
+    assert_eq!(field, "recorded");
+    assert!(expected.contains("at most now"), "{expected}");
+    let far = rows(&[("u1", 100, 1)]);
+    let refused = store.load_with(&far, Some(&[100 - 301])).await.unwrap_err();
+    assert_eq!((refused.code, refused.places.len()), (Code::EventTimeInFuture, 1));
+    store.load_with(&far, Some(&[100 - 300])).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_bad_row_refuses_all_and_leaves_nothing() {
+    let store = defined("ttl = \"1d\"").await;
+    let before = store.engine().health().sequence;
+    let mut file = rows(&[("u1", 95, 1), ("u2", 95, 2)]);
+    file.extend((0..30).map(|_| ("u3".to_owned(), 500, Some(3))));
+    let refused = store.load(&file).await.unwrap_err();
+    assert_eq!((refused.code, refused.places.len()), (Code::EventTimeInFuture, 20));
+    assert_eq!(refused.places[0].index, Some(2));
+    assert_eq!(store.engine().health().sequence, before);
+    assert_eq!((store.age_now("u1"), store.files()), (None, vec![]));
+    store.load(&file[..2]).await.unwrap();
+    assert_eq!(store.age_now("u1"), is(1));
+}
+
+#[tokio::test]
+async fn rows_that_came_before_are_skipped_unless_they_say_something_else() {
+    let mut store = defined("ttl = \"1d\"").await;
+    store.push(&[("u1", Some(90), age(1), Cell::Absent)]).await.unwrap();
+    store.push(&[("u2", Some(90), age(2), country("AE"))]).await.unwrap();
+    store.push(&[("u3", Some(90), age(3), Cell::Absent)]).await.unwrap();
+    store.push(&[("u3", Some(90), age(4), Cell::Absent)]).await.unwrap();
+    let first = rows(&[("u5", 80, 1), ("u5", 81, 2), ("u5", 80, 1)]);
+    let loaded = store.load(&first).await.unwrap();
+    assert_eq!((loaded.written, loaded.skipped), (3, 0), "rows of one file are not compared");
+    store.restart(false);
+    let file = rows(&[
+        ("u1", 90, 1),
+        ("u2", 90, 2), // There it came with a country.
+        ("u3", 90, 3), // Came, and was corrected since.
+        ("u1", 91, 1),
+        ("u1", 90, 7),
+        ("u5", 81, 2),
+        ("u9", 90, 1),
+    ]);
+    let loaded = store.load(&file).await.unwrap();
+    assert_eq!((loaded.rows, loaded.written, loaded.skipped), (7, 4, 3));
+    assert_eq!(store.age_now("u3"), is(4), "what was skipped corrects nothing back");
+    assert_eq!(store.age_then("u1", 90).await, is(7));
+    // A file of which all is known is remembered all the same.
+    let known = rows(&[("u9", 90, 1), ("u5", 80, 1)]);
+    let none = store.load(&known).await.unwrap();
+    assert_eq!((none.written, none.skipped, none.sequence), (0, 2, loaded.sequence));
+    store.restart(true);
+    assert!(store.load(&known).await.unwrap().loaded_before.is_some());
+}
+
+#[tokio::test]
+async fn an_erased_entity_comes_back_with_a_load_and_goes_with_the_next_erasure() {
+    let mut store = defined("ttl = \"1d\"").await;
+    let erase = async |store: &Store| {
+        let entity = store.engine().registry().view_named(PROJECT, "profile").unwrap().entity;
+        store.engine().erase(entity, &user_key("u1")).await.unwrap();
+    };
+    // The row of the push is newer than that of the load, and goes before it comes.
+    store.push(&[("u1", Some(95), age(95), Cell::Absent)]).await.unwrap();
+    erase(&store).await;
+    store.load(&rows(&[("u1", 90, 1), ("u2", 90, 2)])).await.unwrap();
+    for forget in [None, Some(false), Some(true)] {
+        forget.into_iter().for_each(|forget| store.restart(forget));
+        assert_eq!([store.age_now("u1"), store.age_now("u2")], [is(1), is(2)], "{forget:?}");
+        assert_eq!(store.age_then("u1", 99).await, is(1));
+    }
+    erase(&store).await;
+    for forget in [None, Some(false), Some(true)] {
+        forget.into_iter().for_each(|forget| store.restart(forget));
+        assert_eq!([store.age_now("u1"), store.age_now("u2")], [None, is(2)], "{forget:?}");
+        assert_eq!(store.age_then("u1", 99).await, None);
+    }
+    // The same rows in another order are another file, and what is erased was never there.
+    let loaded = store.load(&rows(&[("u2", 90, 2), ("u1", 90, 1)])).await.unwrap();
+    assert_eq!((loaded.written, loaded.skipped), (1, 1));
+    assert_eq!(store.age_now("u1"), is(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushes_go_on_beside_a_load_and_win_where_they_are_newer() {
+    for tier in ["memory", "disk"] {
+        let mut store = defined(&format!("tier = \"{tier}\"")).await;
+        let user = |n: i64| format!("u{}", n % 400);
+        let file: Vec<Row> = (0..20_000).map(|n| (user(n), n % 89, Some(n as i32))).collect();
+        let stop = AtomicBool::new(false);
+        let pushing = async {
+            let mut n = 0;
+            while !stop.load(Ordering::Relaxed) {
+                // Newer than the file for some, older for others, and half a row.
+                let time = if n % 2 == 0 { 95 } else { 1 };
+                let row = (&*user(n * 7), Some(time), Cell::Absent, country("AE"));
+                store.push(&[row]).await.unwrap();
+                n += 1;
+                tokio::task::yield_now().await;
+            }
+            n
+        };
+        let loading = async {
+            let loaded = store.load(&file).await;
+            stop.store(true, Ordering::Relaxed);
+            loaded
+        };
+        let (loaded, pushed) = tokio::join!(loading, pushing);
+        assert_eq!(loaded.unwrap().written, 20_000);
+        assert!(pushed > 0);
+        let states = async |store: &Store| {
+            let mut states = Vec::new();
+            for n in 0..400 {
+                let then = store.then(&user(n), 99).await;
+                let now = match tier {
+                    "disk" => store.now_on_disk(&user(n)).await.0,
+                    _ => store.now(&user(n)),
+                };
+                assert_eq!(now, then, "{tier} {n}");
+                states.push(then);
+            }
+            states
+        };
+        let before = states(&store).await;
+        assert!(before.iter().all(|state| state[0].1.is_some()));
+        // As the process leaves it that is killed now, from history alone.
+        let after = store.as_after_a_crash();
+        assert_eq!(states(&after).await, before, "{tier}");
+        for forget in [false, true] {
+            store.restart(forget);
+            assert_eq!(states(&store).await, before, "{tier} {forget}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_checkpoint_covers_a_load_that_is_not_online() {
+    let mut store = defined("ttl = \"1d\"").await;
+    store.push(&[("u1", Some(50), age(9), Cell::Absent)]).await.unwrap();
+    let shared = &store.engine().shared;
+    let before = shared.visible();
+    // As the writer says it before it makes a load visible.
+    shared.hold(before);
+    let covered = Sequence(before.0 - 1);
+    assert_eq!(shared.online_upto(), covered);
+    let loaded = store.load(&rows(&[("u1", 95, 1), ("u2", 95, 2), ("u1", 96, 3)])).await.unwrap();
+    let shared = &store.engine().shared;
+    assert_eq!((shared.visible(), shared.online_upto()), (loaded.sequence, covered));
+    store.restart(false);
+    assert_eq!(store.engine().metrics().recovery_history_rows.get(), 4, "they are replayed");
+    assert_eq!([store.age_now("u1"), store.age_now("u2")], [is(3), is(2)]);
+    store.restart(false);
+    assert_eq!(store.engine().metrics().recovery_history_rows.get(), 0, "a checkpoint has them");
+    let shared = &store.engine().shared;
+    assert_eq!(shared.online_upto(), shared.visible());
+}
+
+#[tokio::test]
+async fn a_load_that_is_cut_off_anywhere_is_whole_or_not_there_and_can_be_given_again() {
+    let disk = FakeDisk::new();
+    let store = defined_on(&disk).await;
+    store.push(&[("u1", Some(97), age(97), Cell::Absent)]).await.unwrap();
+    let before = store.engine().health().sequence.0;
+    let file = rows(&[("u1", 95, 1), ("u2", 95, 2), ("u2", 90, 3)]);
+    disk.watch();
+    store.load(&file).await.unwrap();
+    let moments = disk.take_moments();
+    let (mut whole, mut gone) = (0, 0);
+    for moment in &moments {
+        for state in [moment.crash(), moment.crash_by(|_| Fate::Kept)] {
+            let directory = tempfile::tempdir().unwrap();
+            let engine = open_on(&state, store.directory.path(), &store.clock);
+            let again = Store { directory, clock: store.clock.clone(), engine: Some(engine) };
+            let last = again.engine().health().sequence.0;
+            let is_there = last == before + 3;
+            assert!(is_there || last == before, "{before}: {last}");
+            let second = if is_there { is(2) } else { None };
+            assert_eq!([again.age_now("u1"), again.age_now("u2")], [is(97), second.clone()]);
+            assert_eq!(again.age_then("u2", 99).await, second);
+            let loaded = again.load(&file).await.unwrap();
+            assert_eq!(loaded.loaded_before.is_some(), is_there);
+            assert_eq!(again.engine().health().sequence.0, before + 3, "nothing twice");
+            assert_eq!([again.age_now("u1"), again.age_now("u2")], [is(97), is(2)]);
+            assert_eq!(again.age_then("u2", 94).await, is(3));
+            *(if is_there { &mut whole } else { &mut gone }) += 1;
+        }
+    }
+    assert!(whole > 0 && gone > 10, "{whole} {gone}");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_a_load_and_nothing_else() {
+    let disk = FakeDisk::new();
+    let store = defined_on(&disk).await;
+    let file = rows(&[("u1", 95, 1)]);
+    let (error, lasting) = (DiskErrorKind::Full, false);
+    disk.fail(Fault { operation: Some(Operation::Write), nth: 1, lasting, error });
+    let full = store.load(&file).await.unwrap_err();
+    assert_eq!(full.code, Code::DiskFull);
+    assert!(full.detail.contains("nothing of the file was loaded"), "{}", full.detail);
+    assert_eq!(store.engine().health().writes, WritesState::Open);
+    store.push(&[("u2", Some(90), age(1), Cell::Absent)]).await.unwrap();
+    disk.say_free(100 << 20);
+    let full = store.load(&file).await.unwrap_err();
+    assert_eq!(full.code, Code::DiskFull);
+    assert!(full.detail.contains("of them for the log"), "{}", full.detail);
+    disk.heal();
+    disk.say_free(u64::MAX);
+    store.load(&file).await.unwrap();
+    assert_eq!(store.age_now("u1"), is(1));
+}
+
+#[tokio::test]
+async fn a_load_stops_with_the_server_and_goes_on_when_it_is_given_again() {
+    let mut store = defined("ttl = \"1d\"").await;
+    let file = rows(&[("u1", 95, 1), ("u2", 95, 2)]);
+    store.engine().stop_loads();
+    let stopped = store.load(&file).await.unwrap_err();
+    assert_eq!(stopped.code, Code::Draining);
+    store.restart(false);
+    assert_eq!(store.age_now("u1"), None);
+    store.load(&file).await.unwrap();
+    assert_eq!(store.age_now("u1"), is(1));
+}
