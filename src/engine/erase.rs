@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 
+use crate::engine::as_of;
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
 use crate::engine::write::Writer;
@@ -134,7 +135,7 @@ pub(super) fn covering(shared: &Shared, entity: EntityTypeId, key: &[u8]) -> Opt
     let last = views.map(|view| bounds.erased_below(view.id, key)).max()?;
     let project = registry.entity(entity)?.project;
     let erasure = shared.erasures().get(project, last).filter(|found| found.done.is_none())?;
-    let history = shared.history.as_of(shared.visible(), None).ok()?;
+    let history = as_of::visible(shared, None).ok()?;
     for view in views_of(&registry, entity) {
         let mut is_there = false;
         let mut see = |_: RowAt<'_>| {

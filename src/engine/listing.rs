@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ops::ControlFlow;
 
+use crate::engine::as_of;
 use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
@@ -117,7 +118,7 @@ fn each_key(
                 let damaged = |error: ReadError| {
                     Problem::new(Code::Internal, format!("history cannot be read: {error}"))
                 };
-                let history = shared.history.as_of(shared.visible(), None).map_err(damaged)?;
+                let history = as_of::visible(shared, None)?;
                 history.each_key(view.id, &mut visit).map_err(damaged)?;
             }
         }

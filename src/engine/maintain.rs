@@ -136,16 +136,19 @@ impl Maintenance {
 impl Worker {
     /// Returns whether the thread ended.
     fn stop(self, patience: Duration) -> bool {
+        let Self { stop, thread, progress, .. } = self;
         // A thread may have ended by itself; then there is nothing to stop.
-        let _ = self.stop.try_send(());
+        let _ = stop.try_send(());
+        // One that panics after it heard that, and begins anew, finds nobody at the other end.
+        drop(stop);
         loop {
-            match self.progress.recv_timeout(patience) {
+            match progress.recv_timeout(patience) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => return false,
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        let _ = self.thread.join();
+        let _ = thread.join();
         true
     }
 }

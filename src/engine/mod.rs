@@ -485,9 +485,9 @@ impl Engine {
         out: impl Write + Send,
         progress: &(dyn Fn(u64, u64) + Sync),
     ) -> Result<(), Problem> {
-        let history = || as_of::visible(&self.shared, training.known_at());
-        let (registry, limits) = (self.registry(), self.limits());
-        Trainer { history, registry, limits, training, file: labels, progress }.run(out)
+        // The definitions last: rows of history may have all the features they name, and no more.
+        let history = || Ok((as_of::visible(&self.shared, training.known_at())?, self.registry()));
+        Trainer { history, limits: self.limits(), training, file: labels, progress }.run(out)
     }
 
     /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.

@@ -321,9 +321,14 @@ impl Recovery {
                 from = from.min(moved);
             }
         }
-        history.replay_after(from).run(&mut Replaying { recovery: self, history, covered })?;
+        let mut replaying = Replaying { recovery: self, history, covered, out_of_order: false };
+        history.replay_after(from).run(&mut replaying)?;
+        let out_of_order = replaying.out_of_order;
         if let Some(tier) = self.stores.tier() {
             tier.tier.applied(history.written());
+            if out_of_order {
+                tier.tier.thaw_mark(history.written());
+            }
         }
         metrics.recovery_history_time.set_span(Span::from_std(watch.elapsed()));
         metrics.recovery_history_rows.set(self.rows);
@@ -444,6 +449,8 @@ struct Replaying<'a> {
     recovery: &'a mut Recovery,
     history: &'a History,
     covered: Sequence,
+    /// Rows came that were not in the order of their sequences.
+    out_of_order: bool,
 }
 
 impl Replaying<'_> {
@@ -457,6 +464,11 @@ impl Replaying<'_> {
 impl Replayed<OpenError> for Replaying<'_> {
     fn row(&mut self, view: ViewId, row: &RowIn<'_>) -> Result<(), OpenError> {
         let RowIn { event_time, key, archive, sequence, .. } = *row;
+        // Sealed rows come by key: some of those to come lie below others that were put.
+        self.out_of_order = true;
+        if let Some(tier) = self.recovery.stores.tier() {
+            tier.tier.freeze_mark();
+        }
         self.recovery.row(&Row { view, event_time, key, archive }, sequence, self.covered)?;
         self.relieve_tier();
         Ok(())

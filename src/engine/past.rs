@@ -65,9 +65,8 @@ impl Past {
     ) -> Result<(), Problem> {
         let history = || {
             let history = self.history.as_of(self.upto, training.known_at());
-            history.map_err(|error| damaged(&error))
+            Ok((history.map_err(|error| damaged(&error))?, self.registry.clone()))
         };
-        let registry = self.registry.clone();
-        Trainer { history, registry, limits, training, file: labels, progress }.run(out)
+        Trainer { history, limits, training, file: labels, progress }.run(out)
     }
 }

@@ -18,11 +18,11 @@ use crate::engine::queue::{Job, Queue, Reply, stopped};
 use crate::engine::retention;
 use crate::engine::shared::Shared;
 use crate::engine::write::Writer;
-use crate::history::ReadError;
 use crate::history::manifest::RetentionFloor;
 use crate::history::pace::Pace;
 use crate::history::seal::{Made, Sealer, Task};
 use crate::history::sealed::{BuildError, SealedEntry};
+use crate::history::{History, ReadError};
 use crate::ids::Sequence;
 use crate::metrics::{Code, Gauge, WritesState};
 use crate::priority;
@@ -198,6 +198,19 @@ impl Quiet {
     }
 }
 
+/// Gives work up when something is written.
+struct WhileQuiet<'b, 's> {
+    budget: &'b mut Budget<'s>,
+    history: &'b History,
+    written: Sequence,
+}
+
+impl Pace for WhileQuiet<'_, '_> {
+    fn worked(&mut self, bytes: u64) -> bool {
+        self.history.written() == self.written && self.budget.worked(bytes)
+    }
+}
+
 /// One of the two things done with sealed files.
 #[derive(Clone, Copy)]
 pub(super) enum Work {
@@ -257,10 +270,7 @@ impl Sealing {
                 // What cannot be merged, for want of room perhaps, must not keep rows here that are
                 // to go.
                 let thinned = self.make_all(busy, Sealer::next_to_thin, budget);
-                let compacted = match quiet.is_quiet(self.shared.history.written()) {
-                    true => self.make_all(busy, Sealer::next_to_compact, budget),
-                    false => Ok(()),
-                };
+                let compacted = self.compact(quiet, budget);
                 merged.and(thinned).and(compacted).and(self.forget(forgetting, budget))
             }
         }
@@ -294,6 +304,27 @@ impl Sealing {
         let made = priority::idle_unless(behind, || self.sealer.make(task, budget))?;
         self.install(&made)?;
         Ok(made)
+    }
+
+    /// Makes files over the same times one while it is quiet; what is under way is given up when it
+    /// no longer is, or there is no room for it.
+    fn compact(&self, quiet: &mut Quiet, budget: &mut Budget<'_>) -> Result<(), SealError> {
+        let history = &self.shared.history;
+        while quiet.is_quiet(history.written())
+            && let Some(task) = self.sealer.next_to_compact()
+        {
+            let watch = Stopwatch::start();
+            let mut pace = WhileQuiet { budget, history, written: quiet.written };
+            let made = priority::idle_unless(false, || self.sealer.make(&task, &mut pace));
+            add_time(&self.shared.metrics.merging_time, watch);
+            match made {
+                Err(BuildError::NoRoom { .. }) => return Ok(()),
+                Err(BuildError::Interrupted) if history.written() != quiet.written => {}
+                made => self.install(&made?)?,
+            }
+            self.publish_numbers();
+        }
+        Ok(())
     }
 
     /// The file counts from the moment the manifest names it; then readers are told, and what it

@@ -156,6 +156,11 @@ impl Shared {
         }
     }
 
+    /// Whether rows are visible that are not online yet.
+    pub(super) fn is_held(&self) -> bool {
+        !self.held.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
     /// Says that these are online now.
     pub(super) fn release(&self, first: Sequence) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);

@@ -429,7 +429,6 @@ impl Writer {
         let lift = Lift { sequences: before.0, arrival: (!arrival.by_row).then_some(arrival.now) };
         let files: Vec<Arc<SealedFile>> =
             staged.files.iter().map(|file| Arc::new(file.lifted(lift))).collect();
-        self.last_arrival = self.last_arrival.max(arrival.now);
         let header =
             SegmentHeader { store: self.history.store(), epoch: self.epoch(), first: last.next() };
         let path = segment::path(&self.directory, header.first);
@@ -448,7 +447,10 @@ impl Writer {
         }
         manifest.segments.push(SegmentEntry { first: header.first, last: None });
         manifest.sealed.extend(files.iter().map(|file| file.entry()));
+        let arrived_before = self.last_arrival;
+        self.last_arrival = arrived_before.max(arrival.now);
         if let Err(error) = self.save(manifest, Some(control)) {
+            self.last_arrival = arrived_before;
             return Err(self.undo_roll(&path, error));
         }
         self.history.take_load(&files, emptied, (last, &next));

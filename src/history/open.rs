@@ -176,6 +176,12 @@ fn create_store(disk: &dyn Disk, root: &Path, directory: &Path) -> Result<Manife
     Ok(manifest)
 }
 
+/// What is wrong where history ends at `last` and the manifest knows of more; none if it does not.
+pub(super) fn ends_early(last: Sequence, manifest: &Manifest) -> Option<String> {
+    let covers = manifest.control.as_ref()?.covers;
+    (last < covers).then(|| format!("ends at sequence {last}, {covers} was durable"))
+}
+
 pub(super) fn check_chain(manifest: &Manifest, root: &Path) -> Result<(), OpenError> {
     match chain::fault(&manifest.segments, &manifest.sealed) {
         Some(reason) => {
@@ -297,11 +303,8 @@ impl Place<'_> {
                 Some(Cut { path: path.clone(), offset: found.end as u64, reason })
             }
         };
-        if let Some(control) = &manifest.control
-            && found.last < control.covers
-        {
-            let (last, covers) = (found.last, control.covers);
-            return Err(damaged(format!("ends at sequence {last}, {covers} was durable")));
+        if let Some(reason) = ends_early(found.last, manifest) {
+            return Err(damaged(reason));
         }
         if found.epoch > manifest.epoch {
             let reason = format!(

@@ -147,6 +147,11 @@ impl Loader {
             loaded_before: None,
         };
         if let Some(before) = self.shared.position(SourceKind::Load, &identity) {
+            // One load runs at a time, so this one, or another, was not all brought online.
+            if self.shared.is_held() {
+                let detail = "the file is in history, but not all online; a restart mends that";
+                return Err(Problem::new(Code::Internal, detail));
+            }
             loaded.loaded_before = Some(before.arrival);
             loaded.sequence = commit::sequence_of(&before.position).unwrap_or(loaded.sequence);
             return Ok(loaded);
@@ -242,6 +247,8 @@ impl Loader {
     ) -> Result<(), Problem> {
         tally.counts[0] += known.leave_out(part)?;
         if part.is_empty() {
+            // The bytes of those that were left out are still there.
+            part.clear();
             return Ok(());
         }
         staging.add(part, *tally, &mut UntilStopped(&self.shared)).map_err(failed)

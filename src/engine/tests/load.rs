@@ -336,6 +336,8 @@ async fn no_checkpoint_covers_a_load_that_is_not_online() {
     let loaded = store.load(&rows(&[("u1", 95, 1), ("u2", 95, 2), ("u1", 96, 3)])).await.unwrap();
     let shared = &store.engine().shared;
     assert_eq!((shared.visible(), shared.online_upto()), (loaded.sequence, covered));
+    let again = store.load(&rows(&[("u1", 95, 1), ("u2", 95, 2), ("u1", 96, 3)])).await;
+    assert!(again.unwrap_err().detail.contains("not all online"), "it is not said to be done");
     store.restart(false);
     assert_eq!(store.engine().metrics().recovery_history_rows.get(), 4, "they are replayed");
     assert_eq!([store.age_now("u1"), store.age_now("u2")], [is(3), is(2)]);
@@ -411,4 +413,61 @@ async fn a_load_stops_with_the_server_and_goes_on_when_it_is_given_again() {
     assert_eq!(store.age_now("u1"), None);
     store.load(&file).await.unwrap();
     assert_eq!(store.age_now("u1"), is(1));
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        match path.is_dir() {
+            true => copy(&path, &to),
+            false => drop(std::fs::copy(&path, &to).unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_breaks_off_while_it_replays_a_load_leaves_the_disk_tier_no_gap() {
+    let mut store = defined("ttl = \"1d\"\ntier = \"disk\"").await;
+    store.push(&[("u1", Some(50), age(9), Cell::Absent)]).await.unwrap();
+    store.restart(false);
+    store.engine.take().unwrap().close();
+    let path = store.directory.path().to_owned();
+    let before = tempfile::tempdir().unwrap();
+    let derived = ["checkpoint", "disk"];
+    derived.iter().for_each(|name| copy(&path.join(name), &before.path().join(name)));
+    let roomy = options(&path, Durability::Sync);
+    store.engine = Some(open_with(roomy, &store.clock));
+    // By key, the last rows come first.
+    let users: Vec<String> = (0..12_000).map(|n| format!("v{:05}", 11_999 - n)).collect();
+    let loaded: Vec<_> = users.iter().map(|user| (user.as_str(), 95, 7)).collect();
+    store.load(&rows(&loaded)).await.unwrap();
+    store.engine.take().unwrap().close();
+    // As if the power had gone before any of it was online.
+    derived.iter().for_each(|name| copy(&before.path().join(name), &path.join(name)));
+    let sealed =
+        std::fs::read_dir(path.join("history")).unwrap().map(|entry| entry.unwrap().path());
+    let sealed = sealed.into_iter().find(|path| path.extension().is_some_and(|e| e == "sealed"));
+    let sealed = sealed.unwrap();
+    let good = std::fs::read(&sealed).unwrap();
+    let mut bad = good.clone();
+    // Far on among the rows.
+    bad[good.len() / 4 * 3] ^= 1;
+    std::fs::write(&sealed, &bad).unwrap();
+    // Room for more rows than are moved at once.
+    let full = || Options {
+        tier_limits: TierLimits { overlay: 600_000, cache: 0 },
+        ..options(&path, Durability::Sync)
+    };
+    let disk = Arc::new(RealDisk);
+    let metrics = Metrics::new(store.clock.now());
+    let broken = open(full(), disk, Arc::new(store.clock.clone()), metrics);
+    assert!(broken.err().unwrap().to_string().contains("damaged"));
+    std::fs::write(&sealed, &good).unwrap();
+    store.engine = Some(open_with(full(), &store.clock));
+    for user in users.iter().step_by(7) {
+        let (answer, fallback) = store.now_on_disk(user).await;
+        assert_eq!((answer[0].1.clone(), fallback), (is(7), None), "{user}");
+    }
 }

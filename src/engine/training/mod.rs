@@ -39,9 +39,10 @@ use crate::history::as_of::AsOf;
 use crate::limits::Limits;
 use crate::metrics::Code;
 use crate::priority::Manner;
+use crate::recency::Status;
 use crate::registry::Registry;
 use crate::registry::plan::{Column, Plan};
-use crate::time::{ArrivalTime, TimeUnit};
+use crate::time::{ArrivalTime, EventTime, TimeUnit};
 use crate::value::types::FeatureType;
 
 /// Labels whose features are gathered in one pass over history.
@@ -130,9 +131,8 @@ pub enum Known {
 
 /// Makes one training set.
 pub(super) struct Trainer<'a, H> {
-    /// Says what there is; it may have to be read first.
+    /// Says what there is, and the definitions its rows fit; it may have to be read first.
     pub(super) history: H,
-    pub(super) registry: Arc<Registry>,
     pub(super) limits: &'a Limits,
     pub(super) training: &'a Training,
     pub(super) file: Arc<dyn DiskFile>,
@@ -140,7 +140,7 @@ pub(super) struct Trainer<'a, H> {
     pub(super) progress: &'a (dyn Fn(u64, u64) + Sync),
 }
 
-impl<H: FnOnce() -> Result<AsOf, Problem> + Send> Trainer<'_, H> {
+impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H> {
     /// Blocking. Nothing is written to `out` before all labels are known to be sound.
     pub(super) fn run(self, out: impl Write + Send) -> Result<(), Problem> {
         // A file that is no Parquet may break the reader; that is the file's mistake.
@@ -157,13 +157,15 @@ impl<H: FnOnce() -> Result<AsOf, Problem> + Send> Trainer<'_, H> {
         check_names(&names, &labels, *include)?;
         let mut chunks = labels.chunks()?;
         let (history, chunk) = thread::scope(|scope| {
-            let history = scope.spawn(|| manner.run(self.history));
+            // Others may wait for what is read of the log here, so this gives way to nobody.
+            let history = scope.spawn(self.history);
             let chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS));
             (history.join().unwrap_or_else(|panic| resume_unwind(panic)), chunk)
         });
         let mut chunk = chunk?;
         let work = Work::new(labels.rows(), plan.sources.len(), self.progress);
-        let gather = Gather::new(history?, self.registry, self.training, (&work, &manner));
+        let (history, registry) = history?;
+        let gather = Gather::new(history, registry, self.training, (&work, &manner));
         // What is wrong further on is to be said before anything is written.
         manner.run(|| match labels.rows() > chunk.times.len() as u64 {
             true => labels.check(|chunk| gather.check_floors(chunk)),
@@ -173,7 +175,7 @@ impl<H: FnOnce() -> Result<AsOf, Problem> + Send> Trainer<'_, H> {
             .flat_map(|(name, column)| answer_columns::fields(name, column.feature_type, *include))
             .collect();
         let mut output = Output::begin(&labels, fields, out)?;
-        let (mut most, mut done) = (labels_of(fixed_bytes(columns)), 0);
+        let (mut most, mut done) = (labels_of(fixed_bytes(columns, *include)), 0);
         while !chunk.times.is_empty() {
             let rest = chunk.times.len() - done;
             let some = done..done + rest.div_ceil(rest.div_ceil(most));
@@ -200,15 +202,24 @@ impl<H: FnOnce() -> Result<AsOf, Problem> + Send> Trainer<'_, H> {
     }
 }
 
-/// What the values of one label take at least.
-fn fixed_bytes(columns: &[Column]) -> usize {
+/// What a value of any length takes besides itself.
+const OFFSET_BYTES: usize = size_of::<i32>();
+
+/// What the features of one label take at least.
+fn fixed_bytes(columns: &[Column], include: Include) -> usize {
     let width = |column: &Column| match column.feature_type {
-        FeatureType::Scalar(scalar) => scalar.fixed_width().unwrap_or(0),
-        FeatureType::Array { element, length } => {
-            length.map_or(0, |length| length as usize * element.fixed_width().unwrap_or(0))
-        }
+        FeatureType::Scalar(scalar) => scalar.fixed_width().unwrap_or(OFFSET_BYTES),
+        FeatureType::Array { element, length } => length.map_or(OFFSET_BYTES, |length| {
+            length as usize * element.fixed_width().unwrap_or(OFFSET_BYTES)
+        }),
     };
-    columns.iter().map(width).sum()
+    let beside = [
+        (include.statuses, OFFSET_BYTES + Status::Present.as_str().len()),
+        (include.event_timestamps, size_of::<EventTime>()),
+        (include.defaulted, 1),
+    ];
+    let beside: usize = beside.iter().map(|(wanted, bytes)| usize::from(*wanted) * bytes).sum();
+    columns.iter().map(|column| width(column) + beside).sum()
 }
 
 /// How many labels are taken at once, if the features of one take so many bytes.

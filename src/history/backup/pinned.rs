@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::marker::{Marker, MarkerFile};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind, DiskFile, DiskLock};
 use crate::history::manifest::{LoadError, Manifest, SegmentEntry};
-use crate::history::open::{OpenError, check_chain, check_header};
+use crate::history::open::{OpenError, check_chain, check_header, ends_early};
 use crate::history::sealed::{self, Blocks, OpenSealedError, SealedEntry, SealedFile};
 use crate::history::segment::{self, Segment};
 use crate::history::writer::{WriteError, Writer};
@@ -177,6 +177,10 @@ pub fn pin_directory(disk: &dyn Disk, root: &Path) -> Result<(Pinned, DiskLock),
                 found.fault.filter(|fault| fault.newer || fault.durable_by.is_some())
             {
                 let (offset, reason) = (found.end as u64, fault.reason);
+                return Err(OpenError::Damaged(Damage { path, offset, reason }).into());
+            }
+            if let Some(reason) = ends_early(found.last, &manifest) {
+                let offset = found.end as u64;
                 return Err(OpenError::Damaged(Damage { path, offset, reason }).into());
             }
             manifest.last_arrival = found.last_arrival.unwrap_or(manifest.last_arrival);
