@@ -27,13 +27,9 @@ pub fn idle() {
     }
 }
 
-/// Does `work` on a thread that is [`idle`] and waits for it; or, if it is `behind`, here: where
-/// every core is always busy, idle work would hardly get on, and what waits for it would pile up.
-/// (A thread itself cannot come back from being idle without privileges.)
-pub fn idle_unless<T: Send>(behind: bool, work: impl FnOnce() -> T + Send) -> T {
-    if behind {
-        return work();
-    }
+/// Does `work` on a thread that is [`idle`] and waits for it: no thread can come back from being
+/// idle without privileges.
+fn idly<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let aside = || {
         idle();
         work()
@@ -71,7 +67,7 @@ impl Manner {
             self.owed.fetch_sub(micros(watch.elapsed()), Ordering::Relaxed);
             return done;
         }
-        let (done, worked) = idle_unless(false, || (part(), processor_time()));
+        let (done, worked) = idly(|| (part(), processor_time()));
         let took = watch.elapsed();
         if took > worked * PATIENCE {
             self.owed.fetch_add(micros(took - worked), Ordering::Relaxed);
@@ -110,12 +106,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_behind_is_not_idle() {
-        assert_eq!(idle_unless(false, thread_schedule_policy), Ok(IDLE));
+    fn what_is_done_idly_leaves_the_caller_as_it_was() {
         let here = thread_schedule_policy();
         assert_ne!(here, Ok(IDLE));
-        assert_eq!(idle_unless(true, thread_schedule_policy), here);
-        assert_eq!(thread_schedule_policy(), here, "the caller stays as it was");
+        assert_eq!(idly(thread_schedule_policy), Ok(IDLE));
+        assert_eq!(thread_schedule_policy(), here);
     }
 
     #[test]

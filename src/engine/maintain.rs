@@ -26,7 +26,7 @@ use crate::history::replay::{LoggedFrame, Replayed};
 use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, ViewId};
 use crate::metrics::{Metrics, WritesState};
-use crate::priority;
+use crate::priority::{self, Manner};
 use crate::registry::model::Tier;
 use crate::time::{Span, Stopwatch};
 
@@ -348,18 +348,16 @@ enum RebuildError {
 
 impl Checkpointer {
     fn run(&self, stop: &Receiver<()>, progress: &Progress) {
-        let mut behind = false;
+        let manner = Manner::new(true);
         loop {
             let stopping = match stop.recv_timeout(self.interval.to_std()) {
                 Err(RecvTimeoutError::Timeout) => false,
                 Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
             };
-            let watch = Stopwatch::start();
-            priority::idle_unless(behind || stopping, || self.save_if_changed(progress));
-            behind = watch.elapsed() > self.interval.to_std();
             if stopping {
-                return;
+                return self.save_if_changed(progress);
             }
+            manner.run(|| self.save_if_changed(progress));
         }
     }
 

@@ -36,6 +36,7 @@ use crate::ids::{Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, WritesState};
 use crate::online::{Online, TierLimits};
+use crate::priority::Manner;
 use crate::registry::Registry;
 use crate::registry::model::{Tier, View};
 use crate::registry::record::{self as control_record, decode_change};
@@ -203,6 +204,7 @@ pub fn open(
         kept: kept.clone(),
         options: options.seal,
         since: watch,
+        manner: Manner::new(true),
         is_unsure: AtomicBool::new(false),
     };
     let checkpointer = Checkpointer {

@@ -25,13 +25,9 @@ use crate::history::sealed::{BuildError, SealedEntry};
 use crate::history::{History, ReadError};
 use crate::ids::Sequence;
 use crate::metrics::{Code, Gauge, WritesState};
-use crate::priority;
+use crate::priority::Manner;
 use crate::time::{ArrivalTime, Span, Stopwatch};
 
-/// Closed segments that may wait to be sealed: a start and an as-of read have to read them.
-const SEGMENTS_BEHIND: usize = 4;
-/// Sealed files that there may be: more than there are of three tiers at most.
-const FILES_BEHIND: usize = 24;
 /// How long nothing must have been written for files over the same times to be made one.
 const QUIET: Duration = Duration::from_secs(30);
 /// What the budget may fall behind before it is counted anew, so that a pause is not made up for by
@@ -152,6 +148,8 @@ pub(super) struct Sealing {
     pub(super) options: SealOptions,
     /// Runs since the start.
     pub(super) since: Stopwatch,
+    /// Files are made in idle time, but for what was kept waiting.
+    pub(super) manner: Manner,
     /// A panic left open whether readers know of all that the manifest names: what would be made
     /// next could stand there twice.
     pub(super) is_unsure: AtomicBool,
@@ -294,14 +292,9 @@ impl Sealing {
         Ok(())
     }
 
-    /// Makes a file and puts it in place, in idle time unless there is much to be made.
+    /// Makes a file and puts it in place.
     pub(super) fn make(&self, task: &Task, budget: &mut Budget<'_>) -> Result<Made, SealError> {
-        let history = &self.shared.history;
-        let behind = match task {
-            Task::Seal(..) => history.unsealed_segments() > SEGMENTS_BEHIND,
-            Task::Rewrite(_) => history.sealed().len() > FILES_BEHIND,
-        };
-        let made = priority::idle_unless(behind, || self.sealer.make(task, budget))?;
+        let made = self.manner.run(|| self.sealer.make(task, budget))?;
         self.install(&made)?;
         Ok(made)
     }
@@ -315,7 +308,7 @@ impl Sealing {
         {
             let watch = Stopwatch::start();
             let mut pace = WhileQuiet { budget, history, written: quiet.written };
-            let made = priority::idle_unless(false, || self.sealer.make(&task, &mut pace));
+            let made = self.manner.run(|| self.sealer.make(&task, &mut pace));
             add_time(&self.shared.metrics.merging_time, watch);
             match made {
                 Err(BuildError::NoRoom { .. }) => return Ok(()),

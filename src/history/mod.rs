@@ -166,13 +166,6 @@ impl History {
         segments.first().is_some_and(|segment| segment.closed().is_some_and(|last| last <= upto))
     }
 
-    /// Closed segments of the log that no sealed file stands for yet.
-    pub fn unsealed_segments(&self) -> usize {
-        let sealed = self.sealed_upto();
-        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        segments.iter().filter(|s| s.closed().is_some_and(|last| last > sealed)).count()
-    }
-
     /// Lets go of the segments of the log up to the one that begins at `last`; the manifest no
     /// longer names them.
     pub fn forget_segments(&self, last: Sequence) {
