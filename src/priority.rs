@@ -2,6 +2,7 @@
 //!
 //! It does not know what any thread does.
 
+use std::fs;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
@@ -12,7 +13,7 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use crate::time::{Stopwatch, processor_time};
+use crate::time::Stopwatch;
 
 /// Leaves the processor to every other thread: this one, and those it starts from then on, run in
 /// time that nobody wants (`SCHED_IDLE`). For work that no request waits for.
@@ -38,16 +39,17 @@ fn idly<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 }
 
 /// How a long piece of work is done that lookups come before, part by part: each part [`idle`];
-/// but where one was kept waiting, as on a host whose cores are always busy, those after it as any
-/// other work, for as long as it had to wait. So the whole gets on, at half of its speed at worst.
+/// but where one was kept waiting for a core, as on a host whose cores are always busy, those after
+/// it as any other work, for as long as it had to wait. So the whole gets on, at half of its speed
+/// at worst.
 pub struct Manner {
     gives_way: bool,
     /// For how long parts need not be idle, in microseconds.
     owed: AtomicI64,
 }
 
-/// A part that got less of a core than one in so many was kept waiting.
-const PATIENCE: u32 = 10;
+/// A part that waited for a core for so many times as long as it had one was kept waiting.
+const PATIENCE: u32 = 9;
 
 impl Manner {
     /// Idle at first if it `gives_way`, else never.
@@ -61,18 +63,46 @@ impl Manner {
         if !self.gives_way {
             return part();
         }
-        let watch = Stopwatch::start();
         if self.owed.load(Ordering::Relaxed) > 0 {
+            let watch = Stopwatch::start();
             let done = part();
             self.owed.fetch_sub(micros(watch.elapsed()), Ordering::Relaxed);
             return done;
         }
-        let (done, worked) = idly(|| (part(), processor_time()));
-        let took = watch.elapsed();
-        if took > worked * PATIENCE {
-            self.owed.fetch_add(micros(took - worked), Ordering::Relaxed);
-        }
+        let (done, cores) = idly(|| (part(), Cores::of_this_thread()));
+        self.take_note(cores);
         done
+    }
+
+    /// Of what a part got that was idle.
+    fn take_note(&self, Cores { had, waited }: Cores) {
+        if waited > had * PATIENCE {
+            self.owed.fetch_add(micros(waited), Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a thread got of the cores since it began. What it waited for a disk, another thread or a
+/// budget is in neither.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+struct Cores {
+    had: Duration,
+    /// Ready to run, while others did.
+    waited: Duration,
+}
+
+impl Cores {
+    /// By the kernel's own count; nothing where it keeps none.
+    fn of_this_thread() -> Self {
+        let told = fs::read_to_string("/proc/thread-self/schedstat");
+        told.ok().and_then(|told| Self::read(&told)).unwrap_or_default()
+    }
+
+    /// Nanoseconds on a core, nanoseconds in a queue for one, and how often it was given one.
+    fn read(told: &str) -> Option<Self> {
+        let mut numbers = told.split_ascii_whitespace().map(str::parse);
+        let mut next = || numbers.next()?.ok().map(Duration::from_nanos);
+        Some(Self { had: next()?, waited: next()? })
     }
 }
 
@@ -114,26 +144,46 @@ mod tests {
     }
 
     #[test]
+    fn the_kernel_tells_what_a_thread_had_and_waited_for() {
+        let (had, waited) = (Duration::from_nanos(905_343), Duration::from_nanos(348_068));
+        assert_eq!(Cores::read("905343 348068 7\n"), Some(Cores { had, waited }));
+        for odd in ["", "905343", "905343 x 7", "-1 2 3"] {
+            assert_eq!(Cores::read(odd), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn what_sleeps_is_not_kept_waiting() {
+        let asleep = Duration::from_millis(300);
+        let slept = move || {
+            thread::sleep(asleep);
+            Cores::of_this_thread()
+        };
+        let Cores { had, waited } = thread::spawn(slept).join().unwrap();
+        assert_ne!(had, Duration::ZERO, "the kernel keeps no count");
+        assert!(had + waited < asleep, "{had:?} on a core and {waited:?} before one");
+    }
+
+    #[test]
     fn parts_are_idle_until_one_is_kept_waiting_and_again_when_that_is_made_up_for() {
         let busy = || {
-            let worked = processor_time();
-            while processor_time() - worked < Duration::from_millis(1) {}
+            let watch = Stopwatch::start();
+            while watch.elapsed() < Duration::from_millis(1) {}
             thread_schedule_policy()
         };
         let manner = Manner::new(true);
-        assert_eq!(manner.run(thread_schedule_policy), Ok(IDLE));
-        let waits = || {
-            thread::sleep(Duration::from_millis(200));
-            thread_schedule_policy()
+        let of = |had, waited| Cores {
+            had: Duration::from_millis(had),
+            waited: Duration::from_millis(waited),
         };
-        // The first one may have waited, too.
-        while manner.run(waits) != Ok(IDLE) {}
-        assert_ne!(manner.run(thread_schedule_policy), Ok(IDLE));
+        manner.take_note(of(10, 90));
+        assert_eq!(manner.run(busy), Ok(IDLE));
+        manner.take_note(of(10, 91));
         let mut parts = 0;
         while manner.run(busy) != Ok(IDLE) {
             parts += 1;
         }
-        assert!(parts > 0, "it was not made up for");
+        assert!((1..=91).contains(&parts), "{parts} parts of a millisecond and more");
         let never = Manner::new(false);
         assert_ne!(never.run(thread_schedule_policy), Ok(IDLE));
     }

@@ -360,12 +360,6 @@ impl Stopwatch {
     }
 }
 
-/// The processor time that this thread has used.
-pub fn processor_time() -> std::time::Duration {
-    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    used.try_into().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
