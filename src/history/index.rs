@@ -3,10 +3,13 @@
 //! It does not know what a row means, and the writer does not know of it: it reads the log itself,
 //! when somebody asks, segment by segment; what gets sealed is let go as a whole.
 
+mod keyed;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use self::keyed::{Entry, KeyedRows, Versions};
 use super::chain;
 use super::record::{Record, RecordError};
 use super::replay::{LoggedFrame, Position};
@@ -18,8 +21,6 @@ use crate::time::{ArrivalTime, EventTime};
 
 /// Rows looked up at once, so that the lock is not held while the disk is read.
 const BATCH: usize = 8;
-
-type Keys = HashMap<Box<[u8]>, Versions, foldhash::fast::RandomState>;
 
 /// The sealed files, and an index of each segment behind them that was read.
 pub(super) struct Index {
@@ -39,7 +40,7 @@ pub(super) struct Part {
 
 #[derive(Default)]
 struct PartRows {
-    views: HashMap<ViewId, Keys, foldhash::fast::RandomState>,
+    views: HashMap<ViewId, KeyedRows, foldhash::fast::RandomState>,
     frames: Vec<FrameEnd>,
 }
 
@@ -48,57 +49,6 @@ struct PartRows {
 struct FrameEnd {
     last: Sequence,
     arrival: ArrivalTime,
-}
-
-/// One row in the log.
-#[derive(Clone, Copy)]
-struct Entry {
-    event_time: EventTime,
-    sequence: Sequence,
-    /// Where its archive begins in the segment; segments are at most a little over 1 GiB.
-    offset: u32,
-    length: u32,
-    /// CRC-32C of its archive, taken from a frame whose own was right.
-    crc: u32,
-}
-
-impl Entry {
-    fn order(&self) -> (EventTime, Sequence) {
-        (self.event_time, self.sequence)
-    }
-}
-
-/// The rows of one key. Invariant: the first `sorted` are in order.
-#[derive(Default)]
-struct Versions {
-    entries: Vec<Entry>,
-    sorted: usize,
-}
-
-impl Versions {
-    fn push(&mut self, entry: Entry) {
-        let follows = self.entries.last().is_none_or(|last| last.order() < entry.order());
-        if self.is_sorted() && follows {
-            self.sorted += 1;
-        }
-        self.entries.push(entry);
-    }
-
-    fn is_sorted(&self) -> bool {
-        self.sorted == self.entries.len()
-    }
-
-    /// Costs little when what came late is not very late: only what it overtakes is moved.
-    fn sort(&mut self) {
-        let (before, late) = self.entries.split_at_mut(self.sorted);
-        late.sort_unstable_by_key(Entry::order);
-        if let Some(least) = late.first().map(Entry::order) {
-            let from = before.partition_point(|entry| entry.order() < least);
-            // Two runs in order, which the stable sort only merges.
-            self.entries[from..].sort_by_key(Entry::order);
-        }
-        self.sorted = self.entries.len();
-    }
 }
 
 impl Index {
@@ -209,7 +159,6 @@ impl PartRows {
             for (sequence, record) in request.records().flatten() {
                 let Record::Row(row) = record else { continue };
                 let inside = row.archive.as_ptr() as usize - start;
-                let keys = self.views.entry(row.view).or_default();
                 let entry = Entry {
                     event_time: row.event_time,
                     sequence,
@@ -217,28 +166,25 @@ impl PartRows {
                     length: row.archive.len() as u32,
                     crc: crc32c::crc32c(row.archive),
                 };
-                match keys.get_mut(row.key) {
-                    Some(versions) => versions.push(entry),
-                    None => keys.entry(row.key.into()).or_default().push(entry),
-                }
+                self.views.entry(row.view).or_default().push(row.key, entry);
             }
         }
         self.frames.push(FrameEnd { last: frame.header.last(), arrival: frame.header.arrival });
     }
 
-    fn versions(&self, view: ViewId, key: &[u8]) -> Option<&Versions> {
-        self.views.get(&view)?.get(key)
+    fn versions(&self, view: ViewId, key: &[u8]) -> Option<Versions<'_>> {
+        self.views.get(&view)?.of(key)
     }
 
     fn collect(
         &self,
-        versions: &Versions,
+        versions: &[Entry],
         below: (EventTime, Sequence),
         (upto, most): (Sequence, usize),
         batch: &mut Vec<Found>,
     ) {
-        let end = versions.entries.partition_point(|entry| entry.order() < below);
-        let newest = versions.entries[..end].iter().rev();
+        let end = versions.partition_point(|entry| entry.order() < below);
+        let newest = versions[..end].iter().rev();
         let seen = newest.filter(|entry| entry.sequence <= upto).take(most);
         let arrival_of = |entry: &Entry| {
             let at = self.frames.partition_point(|frame| frame.last < entry.sequence);
@@ -271,7 +217,7 @@ impl Part {
         visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
         match self.read().views.get(&view) {
-            Some(keys) => keys.keys().try_for_each(|key| visit(key)),
+            Some(rows) => rows.keys().try_for_each(visit),
             None => ControlFlow::Continue(()),
         }
     }
@@ -286,17 +232,19 @@ impl Part {
         batch: &mut Vec<Found>,
     ) {
         let rows = self.read();
-        let Some(versions) = rows.versions(view, key) else { return };
-        if versions.is_sorted() {
-            return rows.collect(versions, below, (upto, most), batch);
+        match rows.versions(view, key) {
+            None => return,
+            Some(Versions::Sorted(versions)) => {
+                return rows.collect(versions, below, (upto, most), batch);
+            }
+            Some(Versions::Unsorted) => drop(rows),
         }
-        drop(rows);
         let mut rows = self.write();
-        if let Some(versions) = rows.views.get_mut(&view).and_then(|keys| keys.get_mut(key)) {
-            versions.sort();
+        if let Some(of_view) = rows.views.get_mut(&view) {
+            of_view.sort(key);
         }
         let rows = RwLockWriteGuard::downgrade(rows);
-        if let Some(versions) = rows.versions(view, key) {
+        if let Some(Versions::Sorted(versions)) = rows.versions(view, key) {
             rows.collect(versions, below, (upto, most), batch);
         }
     }
