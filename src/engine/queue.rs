@@ -36,7 +36,7 @@ pub(super) enum Job {
     /// because a checkpoint is about to count.
     SaveControl(Reply<()>),
     /// Make a load history.
-    Load(LoadJob, Reply<Committed>),
+    Load(LoadJob, Reply<Arc<Committed>>),
     /// Bring rows of a load online; the answer is how many changed something.
     ApplyLoaded(LoadedRows, Reply<u64>),
     /// Replace the manifest, because history was sealed; the answer names the segments of the log

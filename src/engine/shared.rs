@@ -10,11 +10,13 @@ use tokio::sync::watch;
 
 use crate::engine::backup::Pins;
 use crate::engine::erase::Erasures;
+use crate::engine::load::Committed;
 use crate::engine::positions::{Position, Positions};
 use crate::engine::scrub::Damages;
 use crate::engine::stores::Stores;
 use crate::engine::writes::Durability;
 use crate::history::History;
+use crate::history::bulk::Identity;
 use crate::history::record::SourceKind;
 use crate::ids::Sequence;
 use crate::limits::Limits;
@@ -42,8 +44,8 @@ pub(super) struct Shared {
     last_arrival: AtomicI64,
     positions: Mutex<Positions>,
     erasures: Mutex<Erasures>,
-    /// The first sequences of loads that are visible and not all online.
-    held: Mutex<Vec<Sequence>>,
+    /// Loads that are visible and not all online.
+    held: Mutex<Vec<Arc<Committed>>>,
     /// Loads are to stop.
     stopping: AtomicBool,
     /// What is held for backups.
@@ -144,27 +146,28 @@ impl Shared {
         // Whoever makes a load visible has held it before.
         let visible = self.visible();
         let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = |first: &Sequence| Sequence(first.0.saturating_sub(1));
+        let before = |load: &Arc<Committed>| Sequence(load.first.0.saturating_sub(1));
         held.iter().map(before).min().map_or(visible, |before| before.min(visible))
     }
 
-    /// Says that rows from `first` on are about to be visible and are not online.
-    pub(super) fn hold(&self, first: Sequence) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(first);
+    /// Says that a load is about to be visible and is not online.
+    pub(super) fn hold(&self, load: Arc<Committed>) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).push(load);
         if let Some(tier) = self.stores.tier() {
             tier.tier.freeze_mark();
         }
     }
 
-    /// Whether rows are visible that are not online yet.
-    pub(super) fn is_held(&self) -> bool {
-        !self.held.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    /// The load with this identity, if it is visible and not all online.
+    pub(super) fn held(&self, identity: &Identity) -> Option<Arc<Committed>> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().find(|load| load.identity == *identity).cloned()
     }
 
-    /// Says that these are online now.
-    pub(super) fn release(&self, first: Sequence) {
+    /// Says that it is online now.
+    pub(super) fn release(&self, load: &Committed) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|other| *other != first);
+        held.retain(|other| other.identity != load.identity);
         if let Some(tier) = self.stores.tier().filter(|_| held.is_empty()) {
             tier.tier.thaw_mark(self.visible());
         }

@@ -27,16 +27,20 @@ pub(in crate::engine) struct LoadJob {
 
 /// A load that is history.
 pub(in crate::engine) struct Committed {
-    pub(super) rows: u64,
+    pub(in crate::engine) identity: Identity,
+    pub(in crate::engine) rows: u64,
     /// Its first sequence,
-    pub(super) first: Sequence,
+    pub(in crate::engine) first: Sequence,
     /// and its last, or the last there was if it has no row.
-    pub(super) last: Sequence,
-    pub(super) files: Vec<Arc<SealedFile>>,
+    pub(in crate::engine) last: Sequence,
+    pub(in crate::engine) files: Vec<Arc<SealedFile>>,
 }
 
 /// Makes it history. A power cut at any moment leaves all of it or nothing.
-pub(in crate::engine) fn commit(writer: &mut Writer, job: LoadJob) -> Result<Committed, Problem> {
+pub(in crate::engine) fn commit(
+    writer: &mut Writer,
+    job: LoadJob,
+) -> Result<Arc<Committed>, Problem> {
     let LoadJob { view, identity, staged, by_row } = job;
     let shared = writer.shared.clone();
     if shared.metrics.writes() == WritesState::Stopped {
@@ -61,22 +65,23 @@ pub(in crate::engine) fn commit(writer: &mut Writer, job: LoadJob) -> Result<Com
         _ => writer.history.commit_load(&staged, LoadArrival { now: arrival, by_row }, control),
     };
     let files = files.map_err(|error| writer.refused(&error))?;
+    let committed = Arc::new(Committed { identity, rows: staged.rows(), first, last, files });
     *shared.positions() = positions;
-    if staged.rows() > 0 {
+    if committed.rows > 0 {
         writer.last_arrival = arrival;
         writer.unmarked = false;
         if view.online {
             // Before anybody can see that there is something to bring online.
-            shared.hold(first);
+            shared.hold(committed.clone());
         }
         let metrics = &shared.metrics;
-        metrics.rows_accepted.add(staged.rows());
+        metrics.rows_accepted.add(committed.rows);
         metrics.sequence_written.set(last.0);
         metrics.sequence_durable.set(last.0);
         shared.advance(last, arrival);
     }
     writer.set_state(WritesState::Open);
-    Ok(Committed { rows: staged.rows(), first, last, files })
+    Ok(committed)
 }
 
 /// When it arrives: no row happened later.

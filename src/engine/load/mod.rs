@@ -147,11 +147,7 @@ impl Loader {
             loaded_before: None,
         };
         if let Some(before) = self.shared.position(SourceKind::Load, &identity) {
-            // One load runs at a time, so this one, or another, was not all brought online.
-            if self.shared.is_held() {
-                let detail = "the file is in history, but not all online; a restart mends that";
-                return Err(Problem::new(Code::Internal, detail));
-            }
+            self.bring_online(&identity)?;
             loaded.loaded_before = Some(before.arrival);
             loaded.sequence = commit::sequence_of(&before.position).unwrap_or(loaded.sequence);
             return Ok(loaded);
@@ -176,10 +172,7 @@ impl Loader {
         staging.committed();
         loaded.written = committed.rows;
         loaded.sequence = committed.last;
-        loaded.superseded = self.bring_online(&committed).inspect_err(|problem| {
-            let view = self.view.declared_name();
-            tracing::error!(view, %problem, "a load is not all online; a restart mends that");
-        })?;
+        loaded.superseded = self.bring_online(&identity)?;
         self.shared.metrics.rows_superseded.add(loaded.superseded);
         Ok(loaded)
     }
@@ -255,7 +248,11 @@ impl Loader {
     }
 
     /// Has the writer make it history.
-    fn commit(&self, identity: &Identity, staging: &Staging<'_>) -> Result<Committed, Problem> {
+    fn commit(
+        &self,
+        identity: &Identity,
+        staging: &Staging<'_>,
+    ) -> Result<Arc<Committed>, Problem> {
         let job = LoadJob {
             view: self.view.clone(),
             identity: *identity,

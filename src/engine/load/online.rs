@@ -16,7 +16,7 @@ use crate::engine::error::Problem;
 use crate::engine::queue::{Job, stopped};
 use crate::engine::write::Writer;
 use crate::history::ReadError;
-use crate::history::bulk::newest_rows;
+use crate::history::bulk::{Identity, newest_rows};
 use crate::history::record::Row;
 use crate::history::sealed::RowIn;
 use crate::ids::{Sequence, ViewId};
@@ -98,11 +98,22 @@ impl From<ReadError> for Ended {
 }
 
 impl Loader {
-    /// Brings it online, and says how many of its rows are not, because newer ones are.
-    pub(super) fn bring_online(&self, committed: &Committed) -> Result<u64, Problem> {
-        if committed.rows == 0 || !self.view.online {
-            return Ok(0);
-        }
+    /// Brings a load online that is not there yet, and says how many of its rows are not, because
+    /// newer ones are. If not all can be brought, the same load may be given again.
+    pub(super) fn bring_online(&self, load: &Identity) -> Result<u64, Problem> {
+        let Some(committed) = self.shared.held(load) else { return Ok(0) };
+        let changed = self.apply_newest(&committed).map_err(|mut problem| {
+            problem.detail +=
+                "; the file is in history, but not all online: load it again, or start again";
+            tracing::error!(view = self.view.declared_name(), %problem, "a load is not all online");
+            problem
+        })?;
+        self.shared.release(&committed);
+        Ok(committed.rows - changed.min(committed.rows))
+    }
+
+    /// Applies the newest row of each entity, and says how many changed something.
+    fn apply_newest(&self, committed: &Committed) -> Result<u64, Problem> {
         let mut slice = LoadedRows::new(self.view.id);
         let mut changed = 0;
         let mut each = |row: &RowIn<'_>| {
@@ -117,9 +128,7 @@ impl Loader {
             Ended::Read(error) => damaged(&error),
             Ended::Refused(problem) => problem,
         })?;
-        changed += self.apply(slice)?;
-        self.shared.release(committed.first);
-        Ok(committed.rows - changed.min(committed.rows))
+        Ok(changed + self.apply(slice)?)
     }
 
     fn apply(&self, rows: LoadedRows) -> Result<u64, Problem> {
