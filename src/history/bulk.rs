@@ -19,7 +19,7 @@ use super::ReadError;
 use super::gathered::Gathered;
 use super::manifest::{ControlSnapshot, Manifest, SegmentEntry};
 use super::pace::Pace;
-use super::seal::{Sealer, read_back};
+use super::seal::{Sealer, merge, read_back, to_merge};
 use super::sealed::{
     self, BuildError, Lift, OpenSealedError, RowIn, Scan, SealedEntry, SealedFile,
 };
@@ -39,6 +39,8 @@ const PART_WORDS: usize = 6;
 
 /// Memory for the rows of one file of a load; a row that reaches beyond it is the last one there.
 pub const PART_BYTES: usize = 64 << 20;
+/// Files of a load at most: all are open until it is history, and longer until they are merged.
+const FILES_MAX: usize = 64;
 /// What a load leaves free on the disk: some segments of the log.
 const LEFT_FREE: u64 = 128 << 20;
 
@@ -133,6 +135,13 @@ struct LedgerPart {
     rows: u64,
     /// How far the load had come behind it.
     tally: Tally,
+}
+
+impl LedgerPart {
+    fn of(file: &SealedFile, tally: Tally) -> Self {
+        let SealedEntry { number, first, last, bytes, .. } = file.entry();
+        Self { number, bytes, rows: last.0 - first.0 + 1, tally }
+    }
 }
 
 /// What a load has made durable.
@@ -318,15 +327,15 @@ impl Staging<'_> {
         }
         let (_, unfit) = found.parts.split_at(self.files.len());
         if !unfit.is_empty() {
-            self.save()?;
+            self.save(&self.ledger)?;
             unfit.iter().for_each(|part| self.sealer.remove(part.number));
         }
         Ok(())
     }
 
-    fn save(&self) -> Result<(), DiskError> {
+    fn save(&self, ledger: &Ledger) -> Result<(), DiskError> {
         let Sealer { disk, directory, history, .. } = self.sealer;
-        let bytes = self.ledger.encode(history.store());
+        let bytes = ledger.encode(history.store());
         disk::replace(disk.as_ref(), &directory.join(LEDGER), &bytes)
     }
 
@@ -354,11 +363,34 @@ impl Staging<'_> {
             }
             Ok(0)
         })?;
-        let SealedEntry { number, bytes, .. } = file.entry();
+        self.ledger.parts.push(LedgerPart::of(&file, tally));
         self.files.push(file);
-        self.ledger.parts.push(LedgerPart { number, bytes, rows, tally });
         part.clear();
-        Ok(self.save()?)
+        self.save(&self.ledger)?;
+        self.merge(pace)
+    }
+
+    /// Makes one file of some of about one size, as long as there are too many. Size-tiered, so a
+    /// row is rewritten once if the load makes less than some 30 GB.
+    fn merge(&mut self, pace: &mut dyn Pace) -> Result<(), BuildError> {
+        while self.files.len() > FILES_MAX {
+            let sizes: Vec<u64> = self.ledger.parts.iter().map(|part| part.bytes).collect();
+            let Some(run) = to_merge(&sizes) else { break };
+            self.sealer.find_room(sizes[run.clone()].iter().sum(), LEFT_FREE)?;
+            let (files, last) = (&self.files[run.clone()], self.ledger.parts[run.end - 1]);
+            let covers = (files[0].entry().first, files[files.len() - 1].entry().last);
+            // What is erased or below a floor in history has nothing to do with these sequences.
+            let bounds = Arc::default();
+            let (file, _) = self.sealer.build(covers, pace, |to| merge(files, &bounds, to))?;
+            let mut ledger = self.ledger.clone();
+            let part = LedgerPart::of(&file, last.tally);
+            let replaced: Vec<_> = ledger.parts.splice(run.clone(), [part]).collect();
+            self.save(&ledger).inspect_err(|_| self.sealer.remove(part.number))?;
+            self.ledger = ledger;
+            self.files.splice(run, [file]);
+            replaced.iter().for_each(|part| self.sealer.remove(part.number));
+        }
+        Ok(())
     }
 
     /// Removes all of it.

@@ -225,7 +225,7 @@ pub(super) fn read_back(file: &Arc<SealedFile>, pace: &mut dyn Pace) -> Result<(
 /// is up to 8 times as large as one of tier `n - 1`; as soon as 8 that follow one another are of
 /// one tier, they become one. So a read meets at most 7 files of each tier, and a row is rewritten
 /// once or twice per tier. A small file before a large one counts as large, or it would stay there.
-fn to_merge(sizes: &[u64]) -> Option<std::ops::Range<usize>> {
+pub(super) fn to_merge(sizes: &[u64]) -> Option<std::ops::Range<usize>> {
     let tier = |bytes: u64| (bytes / TIER_BYTES).checked_ilog(MERGED as u64).map_or(0, |t| t + 1);
     let (mut highest, mut run) = (0, 0);
     let mut found = None;
@@ -308,7 +308,7 @@ fn write(
 
 /// Writes the rows of all `files` in order and says how many were left out. Memory is a block of
 /// each.
-fn merge(
+pub(super) fn merge(
     files: &[Arc<SealedFile>],
     bounds: &Arc<Bounds>,
     builder: &mut Builder<'_>,

@@ -295,6 +295,79 @@ fn an_interrupted_load_goes_on_behind_what_is_durable_of_it() {
 }
 
 #[test]
+fn a_load_of_any_length_makes_few_files() {
+    let rows: Vec<Loaded> = (0..300).map(|n| (n as u8 % 5, 300 - n, Some(n % 7))).collect();
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    let before: Vec<(u8, i64)> = (0..400).map(|n| (n as u8 % 5, n)).collect();
+    append(&mut opened.writer, &request(&before), 1).unwrap();
+    opened.writer.sync().unwrap();
+    // Not the rows of the load, though those count from 1 until they are history.
+    opened.reader.erase(&[VIEW], &[1], Sequence(401));
+    let sealer = opened.sealer.clone();
+    let mut staging = sealer.stage(&[1; 32], &mut Unhurried).unwrap();
+    for upto in 1..=250 {
+        stage(&mut staging, &rows[..upto], 1).unwrap();
+        assert!(staged_files(&disk).len() <= 64 + 1, "{upto}");
+        assert_eq!((staging.tally().consumed, staging.rows()), (upto as u64, upto as u64));
+    }
+    drop(staging);
+    let tally = sealer.stage(&[1; 32], &mut Unhurried).unwrap().tally();
+    assert_eq!(tally, Tally { consumed: 250, counts: [125, 1] });
+    let files = load(&mut opened, 1, &rows, (1, 9)).unwrap();
+    assert!(files.len() <= 64, "{}", files.len());
+    let all: Vec<Kept> = kept(&rows, 401, 9).collect();
+    for known_at in 0..10 {
+        let asked = (1, 1000, u64::MAX, Some(known_at));
+        assert_eq!(found(&opened.reader, asked), naive(&all, asked));
+    }
+    assert_eq!(replayed(&opened.reader).len(), 700);
+}
+
+#[test]
+fn files_of_a_load_are_merged_or_not_whenever_the_power_goes_or_the_disk_fails() {
+    let rows: Vec<Loaded> = (0..66).map(|n| (n as u8 % 5, 66 - n, None)).collect();
+    let whole = |disk: &FakeDisk| {
+        let mut opened = open_at(disk).unwrap();
+        load(&mut opened, 1, &rows, (1, 9)).unwrap();
+        assert_eq!(replayed(&opened.reader).len(), rows.len());
+        assert_eq!(staged_files(disk).len(), opened.reader.sealed().len());
+    };
+    let disk = FakeDisk::new();
+    let opened = open_at(&disk).unwrap();
+    let mut staging = opened.sealer.stage(&[1; 32], &mut Unhurried).unwrap();
+    stage(&mut staging, &rows[..64], 1).unwrap();
+    let staged = disk.crash();
+    disk.watch();
+    stage(&mut staging, &rows[..65], 1).unwrap();
+    assert_eq!(staged_files(&disk).len(), 65 + 1 - 7, "eight became one");
+    for moment in disk.take_moments() {
+        [moment.crash(), moment.crash_by(|_| Fate::Kept)].iter().for_each(whole);
+    }
+    for error in [DiskErrorKind::Full, DiskErrorKind::Io] {
+        for nth in 1.. {
+            let disk = staged.crash();
+            let mut opened = open_at(&disk).unwrap();
+            let sealer = opened.sealer.clone();
+            let mut staging = sealer.stage(&[1; 32], &mut Unhurried).unwrap();
+            disk.fail(Fault { operation: None, nth, lasting: false, error });
+            if stage(&mut staging, &rows[..65], 1).is_ok() {
+                break;
+            }
+            disk.heal();
+            whole(&disk.crash());
+            if error == DiskErrorKind::Full {
+                staging.discard().unwrap();
+                assert!(sealer.all_removed());
+                assert_eq!(staged_files(&disk), Vec::<String>::new(), "{nth}");
+            }
+            load(&mut opened, 1, &rows, (1, 9)).unwrap();
+            assert_eq!(replayed(&opened.reader).len(), rows.len(), "{nth}");
+        }
+    }
+}
+
+#[test]
 fn a_load_that_is_given_up_leaves_nothing() {
     let disk = FakeDisk::new();
     let opened = open_at(&disk).unwrap();
