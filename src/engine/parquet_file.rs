@@ -12,9 +12,15 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Type;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::disk::DiskFile;
+
+/// Rows decoded at once at most.
+pub(super) const BATCH_ROWS: usize = 8192;
+/// Bytes of rows decoded at once, about.
+const BATCH_BYTES: u64 = 4 << 20;
 
 /// An open file, as the Parquet reader wants it.
 #[derive(Clone)]
@@ -49,6 +55,26 @@ pub fn reader_of<R: ChunkReader + 'static>(
     let options = ArrowReaderOptions::new().with_schema(schema);
     let found = ArrowReaderMetadata::try_new(found.metadata().clone(), options)?;
     Ok(ParquetRecordBatchReaderBuilder::new_with_metadata(input, found))
+}
+
+/// How many rows to decode at once: as many as there may be, few where they are wide.
+pub(super) fn batch_rows(metadata: &ParquetMetaData) -> usize {
+    let rows = BATCH_BYTES / row_bytes(metadata);
+    usize::try_from(rows).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
+}
+
+/// Bytes of a row, decoded, in the row group where rows are widest. About: a text that is written
+/// once for many rows counts for all of them only if the file says so, as recent writers have it.
+pub(super) fn row_bytes(metadata: &ParquetMetaData) -> u64 {
+    let number = |said: i64| u64::try_from(said).unwrap_or(0);
+    let bytes = |group: &RowGroupMetaData| {
+        let columns = group.columns().iter().map(|column| {
+            let texts = column.unencoded_byte_array_data_bytes().unwrap_or(0);
+            number(column.uncompressed_size().max(texts))
+        });
+        columns.fold(0, u64::saturating_add) / number(group.num_rows()).max(1)
+    };
+    metadata.row_groups().iter().map(bytes).max().unwrap_or(0).max(1)
 }
 
 /// The same fields, those in microseconds whose leaf is INT96.

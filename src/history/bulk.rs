@@ -37,7 +37,8 @@ const FORMAT: u16 = 1;
 const HEAD: usize = 4 + 2 + 2 + 16 + 32 + 4;
 const PART_WORDS: usize = 6;
 
-/// Memory for the rows of one file of a load; a row that reaches beyond it is the last one there.
+/// Memory for the rows of one file of a load; those decoded at once that reach beyond it are the
+/// last ones there.
 pub const PART_BYTES: usize = 64 << 20;
 /// Files of a load at most: all are open until it is history, and longer until they are merged.
 const FILES_MAX: usize = 64;

@@ -22,7 +22,7 @@ use crate::disk::{DiskError, DiskErrorKind, DiskFile};
 use crate::engine::error::{Place, Problem};
 use crate::engine::load::convert::{Conversion, Refusals};
 use crate::engine::load::known::Known;
-use crate::engine::parquet_file::{FromOffset, ParquetFile, reader_of};
+use crate::engine::parquet_file::{FromOffset, ParquetFile, batch_rows, reader_of};
 use crate::engine::queue::{Job, Queue, stopped};
 use crate::engine::shared::Shared;
 use crate::history::bulk::{Identity, Part, Staging, Tally};
@@ -42,8 +42,6 @@ use crate::value::types::FeatureType;
 pub(super) use commit::{Committed, LoadJob, commit};
 pub(super) use online::{LoadedRows, apply};
 
-/// Rows read at once.
-const BATCH_ROWS: usize = 8192;
 /// The event time's column where none is named.
 const TIME_COLUMN: &str = "event_timestamp";
 
@@ -275,8 +273,9 @@ impl Loader {
     fn source(&self, registry: &Registry, skipped: u64) -> Result<Source, Problem> {
         let (builder, reader) = self.builder(registry)?;
         let skipped = usize::try_from(skipped).unwrap_or(usize::MAX);
-        let builder = builder.with_batch_size(BATCH_ROWS).with_offset(skipped);
-        let batches = builder.build().map_err(|error| unreadable(&error))?;
+        let rows = batch_rows(builder.metadata());
+        let batches = builder.with_batch_size(rows).with_offset(skipped).build();
+        let batches = batches.map_err(|error| unreadable(&error))?;
         Ok(Source { batches, reader })
     }
 

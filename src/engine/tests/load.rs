@@ -3,6 +3,7 @@
 //!
 //! They do not look at the files of history, but for what must not be left there.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
@@ -21,6 +22,26 @@ fn rows(rows: &[(&str, i64, i32)]) -> Vec<Row> {
     rows.iter().map(|&(user, time, age)| (user.to_owned(), time, Some(age))).collect()
 }
 
+fn instants(seconds: impl Iterator<Item = i64>) -> ArrayRef {
+    let micros = seconds.map(|seconds| at(seconds).micros());
+    Arc::new(TimestampMicrosecondArray::from_iter_values(micros))
+}
+
+fn columns(rows: &[Row]) -> Vec<(&'static str, ArrayRef)> {
+    let users = StringArray::from_iter_values(rows.iter().map(|row| &row.0));
+    let ages: Int32Array = rows.iter().map(|row| row.2).collect();
+    let times = instants(rows.iter().map(|row| row.1));
+    vec![("user_id", Arc::new(users)), ("event_timestamp", times), ("age", Arc::new(ages))]
+}
+
+/// The same, each with this text.
+fn wide_columns(rows: &[Row], text: &str) -> Vec<(&'static str, ArrayRef)> {
+    let texts = StringArray::from_iter_values(rows.iter().map(|_| text));
+    let mut columns = columns(rows);
+    columns.push(("country", Arc::new(texts)));
+    columns
+}
+
 fn options_of(arrival: Option<&str>) -> LoadOptions {
     LoadOptions {
         event_time: EventTimes::Column(None),
@@ -33,19 +54,21 @@ fn options_of(arrival: Option<&str>) -> LoadOptions {
 impl Store {
     /// Loads rows with these arrivals, if there are any, in seconds.
     async fn load_with(&self, rows: &[Row], arrivals: Option<&[i64]>) -> Result<Loaded, Problem> {
-        let micros = |seconds: i64| at(seconds).micros();
-        let users = StringArray::from_iter_values(rows.iter().map(|row| &row.0));
-        let times = rows.iter().map(|row| micros(row.1));
-        let mut columns: Vec<(&str, ArrayRef)> = vec![
-            ("user_id", Arc::new(users)),
-            ("event_timestamp", Arc::new(TimestampMicrosecondArray::from_iter_values(times))),
-            ("age", Arc::new(rows.iter().map(|row| row.2).collect::<Int32Array>())),
-        ];
+        let mut columns = columns(rows);
         if let Some(arrivals) = arrivals {
-            let arrivals = arrivals.iter().map(|seconds| micros(*seconds));
-            let arrivals = TimestampMicrosecondArray::from_iter_values(arrivals);
-            columns.push(("recorded", Arc::new(arrivals)));
+            columns.push(("recorded", instants(arrivals.iter().copied())));
         }
+        self.load_columns(columns, |_, _| {}).await
+    }
+
+    /// Loads what has these columns; `progress` hears how far it is.
+    async fn load_columns(
+        &self,
+        columns: Vec<(&str, ArrayRef)>,
+        progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Loaded, Problem> {
+        let arrival = columns.iter().map(|column| column.0).find(|name| *name == "recorded");
+        let options = options_of(arrival);
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let path = self.directory.path().join("rows.parquet");
         let file = std::fs::File::create(&path).unwrap();
@@ -55,9 +78,8 @@ impl Store {
         let registry = self.engine().registry();
         let view = registry.view_named(PROJECT, "profile").unwrap().clone();
         let turn = self.engine().begin_load()?;
-        let options = options_of(arrivals.map(|_| "recorded"));
         let file = RealDisk.open_read(&path).unwrap();
-        self.engine().load(turn, view, file, options, |_, _| {}).await
+        self.engine().load(turn, view, file, options, progress).await
     }
 
     async fn load(&self, rows: &[Row]) -> Result<Loaded, Problem> {
@@ -407,6 +429,23 @@ async fn a_load_that_is_cut_off_anywhere_is_whole_or_not_there_and_can_be_given_
         }
     }
     assert!(whole > 0 && gone > 10, "{whole} {gone}");
+}
+
+#[tokio::test]
+async fn wide_rows_are_decoded_a_few_at_a_time() {
+    let store = defined("ttl = \"1d\"").await;
+    let file: Vec<Row> = (0..300).map(|n| (format!("u{n}"), 90, Some(n))).collect();
+    let text = "x".repeat(100_000);
+    // The text stands in the file once.
+    let columns = wide_columns(&file, &text);
+    let heard = Arc::new(Mutex::new(vec![0]));
+    let hears = heard.clone();
+    let loaded = store.load_columns(columns, move |done, _| hears.lock().unwrap().push(done)).await;
+    assert_eq!(loaded.unwrap().written, 300);
+    let heard = heard.lock().unwrap();
+    let most = heard.windows(2).map(|pair| pair[1] - pair[0]).max();
+    assert!(most <= Some((4 << 20) / 100_000), "{most:?} of 300 at once");
+    assert_eq!(store.now("u7"), [present(Value::Int32(7)), present(Value::String(text.into()))]);
 }
 
 #[tokio::test]

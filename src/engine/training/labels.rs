@@ -17,7 +17,7 @@ use crate::disk::DiskFile;
 use crate::engine::error::{Place, Problem};
 use crate::engine::label_columns::LabelColumns;
 use crate::engine::lookup::Batch;
-use crate::engine::parquet_file::{ParquetFile, reader_of};
+use crate::engine::parquet_file::{BATCH_ROWS, ParquetFile, batch_rows, reader_of, row_bytes};
 use crate::limits::{self, Limits};
 use crate::metrics::Code;
 use crate::registry::nearest::hint;
@@ -28,10 +28,6 @@ use crate::value::json::ValueError;
 
 /// Where the label's time may stand if no column is named.
 const TIME_COLUMNS: [&str; 2] = ["event_timestamp", "timestamp"];
-/// Rows decoded at once.
-const BATCH_ROWS: usize = 8192;
-/// Bytes of rows decoded at once, about.
-const BATCH_BYTES: u64 = 4 << 20;
 /// Bytes of keys of one chunk at most, about.
 const KEY_BYTES: usize = 64 << 20;
 
@@ -40,8 +36,7 @@ pub(super) struct LabelFile<'a> {
     file: ParquetFile,
     schema: SchemaRef,
     rows: u64,
-    /// Bytes of all its columns, decoded, about.
-    bytes: u64,
+    row_bytes: u64,
     plan: &'a Plan,
     options: &'a LabelOptions,
     limits: &'a Limits,
@@ -110,9 +105,8 @@ impl<'a> LabelFile<'a> {
         let builder = reader_of(file.clone()).map_err(|error| unreadable(&error))?;
         let groups = builder.metadata().row_groups();
         let rows = groups.iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0)).sum();
-        let bytes = groups.iter().map(|g| u64::try_from(g.total_byte_size()).unwrap_or(0)).sum();
-        let schema = builder.schema().clone();
-        let labels = Self { file, schema, rows, bytes, plan, options, limits };
+        let (schema, row_bytes) = (builder.schema().clone(), row_bytes(builder.metadata()));
+        let labels = Self { file, schema, rows, row_bytes, plan, options, limits };
         labels.check_options()?;
         Ok(labels)
     }
@@ -126,9 +120,9 @@ impl<'a> LabelFile<'a> {
         self.rows
     }
 
-    /// Bytes of a row, about.
+    /// Bytes of a row, decoded, about.
     pub(super) fn row_bytes(&self) -> u64 {
-        self.bytes.checked_div(self.rows).unwrap_or(0).max(1)
+        self.row_bytes
     }
 
     fn check_options(&self) -> Result<(), Problem> {
@@ -196,11 +190,9 @@ impl<'a> LabelFile<'a> {
 
     /// All rows with all their columns.
     pub(super) fn batches(&self) -> Result<ParquetRecordBatchReader, Problem> {
-        let builder = reader_of(self.file.clone());
-        let rows = BATCH_BYTES / self.row_bytes();
-        let rows = usize::try_from(rows).unwrap_or(1).clamp(16, BATCH_ROWS);
-        let batches = builder.and_then(|builder| builder.with_batch_size(rows).build());
-        batches.map_err(|error| unreadable(&error))
+        let builder = reader_of(self.file.clone()).map_err(|error| unreadable(&error))?;
+        let rows = batch_rows(builder.metadata());
+        builder.with_batch_size(rows).build().map_err(|error| unreadable(&error))
     }
 
     /// Begins to read keys and times.
