@@ -27,6 +27,7 @@ use crate::engine::write::Writer;
 use crate::engine::writes::Durability;
 use crate::engine::{Engine, Running};
 use crate::history::bounds::Bounds;
+use crate::history::bulk::Identity;
 use crate::history::open::Opened;
 use crate::history::record::{Record, RecordError, Request, Row, Source, SourceKind};
 use crate::history::replay::{LoggedFrame, Replayed};
@@ -163,6 +164,10 @@ pub fn open(
         }
     }
     applier.take_up(&control.registry, &stores);
+    let is_history = |load: &Identity| control.positions.get(SourceKind::Load, load).is_some();
+    if let Err(error) = opened.sealer.end_load_that(is_history) {
+        tracing::warn!(%error, "the ledger of a load stays, and perhaps files that nobody needs");
+    }
     let last_arrival = opened.last_arrival.unwrap_or(ArrivalTime::MIN);
     let shared = Arc::new(Shared::new(Parts {
         limits: options.limits.clone(),

@@ -256,28 +256,45 @@ impl Sealer {
             Some(found) if found.identity == *identity && !self.is_history(&found) => {
                 staging.go_on(&found, pace)?;
             }
-            Some(found) => self.discard(&found)?,
+            Some(found) => self.end_load(&found)?,
             None => {}
         }
         Ok(staging)
     }
 
-    /// Removes the ledger first: nothing may name a file that is not there.
-    fn discard(&self, ledger: &Ledger) -> Result<(), DiskError> {
+    /// Ends the load of which there is a ledger, if `is_history` says that it is: a crash may have
+    /// come between. Else the ledger would keep files that are merged away.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn end_load_that(
+        &self,
+        is_history: impl FnOnce(&Identity) -> bool,
+    ) -> Result<(), DiskError> {
+        match Ledger::load(self.disk.as_ref(), &self.directory, self.history.store())? {
+            Some(ledger) if is_history(&ledger.identity) => self.end_load(&ledger),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the ledger first, for nothing may name a file that is not there; then those of its
+    /// files that are not of history.
+    fn end_load(&self, ledger: &Ledger) -> Result<(), DiskError> {
         let disk = self.disk.as_ref();
         disk::remove_if_there(disk, &self.directory.join(LEDGER))?;
         disk.sync_dir(&self.directory)?;
-        if !self.is_history(ledger) {
-            ledger.parts.iter().for_each(|part| self.remove(part.number));
-        }
+        let unnamed = ledger.parts.iter().filter(|part| !self.is_live(part));
+        unnamed.for_each(|part| self.remove(part.number));
         Ok(())
     }
 
     /// A ledger may have outlived its load.
     fn is_history(&self, ledger: &Ledger) -> bool {
-        let live = self.history.sealed();
-        let is_live = |number| live.iter().any(|file| file.entry().number == number);
-        ledger.parts.iter().any(|part| is_live(part.number))
+        ledger.parts.iter().any(|part| self.is_live(part))
+    }
+
+    fn is_live(&self, part: &LedgerPart) -> bool {
+        self.history.sealed().iter().any(|file| file.entry().number == part.number)
     }
 
     /// Opens a file of a load and reads all of it; none if it is not what was written.
@@ -394,24 +411,17 @@ impl Staging<'_> {
         Ok(())
     }
 
-    /// Removes all of it.
+    /// Ends it: what has not become history is removed.
     ///
     /// # Errors
-    /// The disk failed; what is left the next load removes.
-    pub fn discard(self) -> Result<(), DiskError> {
-        self.sealer.discard(&self.ledger)
+    /// The disk failed; what is left the next load or start removes.
+    pub fn end(self) -> Result<(), DiskError> {
+        self.sealer.end_load(&self.ledger)
     }
 
     /// All of it, for the writer.
     pub fn staged(&self) -> Staged {
         Staged { files: self.files.clone() }
-    }
-
-    /// It became history, so the ledger goes. One that cannot be removed does no harm: the next
-    /// load does it.
-    pub fn committed(self) {
-        let Sealer { disk, directory, .. } = self.sealer;
-        let _ = disk::remove_if_there(disk.as_ref(), &directory.join(LEDGER));
     }
 }
 

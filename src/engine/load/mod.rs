@@ -158,16 +158,11 @@ impl Loader {
             [loaded.skipped, loaded.nan_as_null] = tally.counts;
             self.commit(&identity, &staging)
         });
-        let committed = match committed {
-            Ok(committed) => committed,
-            Err(problem) => {
-                if is_for_nothing(problem.code) {
-                    let _ = staging.discard();
-                }
-                return Err(problem);
-            }
-        };
-        staging.committed();
+        if committed.as_ref().err().is_none_or(|problem| is_for_nothing(problem.code)) {
+            // What cannot be removed the next load or start removes.
+            let _ = staging.end();
+        }
+        let committed = committed?;
         loaded.written = committed.rows;
         loaded.sequence = committed.last;
         loaded.superseded = self.bring_online(&identity)?;

@@ -432,6 +432,30 @@ async fn a_load_that_is_cut_off_anywhere_is_whole_or_not_there_and_can_be_given_
 }
 
 #[tokio::test]
+async fn a_start_removes_the_ledger_of_a_load_that_is_history() {
+    let mut left = 0;
+    for nth in 1..10 {
+        let disk = FakeDisk::new();
+        let mut store = defined_on(&disk).await;
+        let (operation, error) = (Some(Operation::Remove), DiskErrorKind::Io);
+        disk.fail(Fault { operation, nth, lasting: false, error });
+        let loaded = store.load(&rows(&[("u1", 95, 1)])).await;
+        disk.heal();
+        let ledger = store.directory.path().join("history/LOAD");
+        let has_ledger = || disk.open_read(&ledger).is_ok();
+        if loaded.is_err() || !has_ledger() {
+            continue;
+        }
+        left += 1;
+        store.engine.take().unwrap().close();
+        store.engine = Some(open_on(&disk, store.directory.path(), &store.clock));
+        assert!(!has_ledger());
+        assert_eq!(store.age_now("u1"), is(1));
+    }
+    assert!(left > 0, "its removal never failed");
+}
+
+#[tokio::test]
 async fn wide_rows_are_decoded_a_few_at_a_time() {
     let store = defined("ttl = \"1d\"").await;
     let file: Vec<Row> = (0..300).map(|n| (format!("u{n}"), 90, Some(n))).collect();

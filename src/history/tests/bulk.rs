@@ -34,7 +34,7 @@ pub(super) fn load(
     let control = ControlSnapshot { covers, bytes: covers.0.to_le_bytes().as_slice().into() };
     let arrival = LoadArrival { now: at(now), by_row: rows[0].2.is_some() };
     let files = opened.writer.commit_load(&staged, arrival, control).ok()?;
-    staging.committed();
+    let _ = staging.end();
     Some(files)
 }
 
@@ -357,7 +357,7 @@ fn files_of_a_load_are_merged_or_not_whenever_the_power_goes_or_the_disk_fails()
             disk.heal();
             whole(&disk.crash());
             if error == DiskErrorKind::Full {
-                staging.discard().unwrap();
+                staging.end().unwrap();
                 assert!(sealer.all_removed());
                 assert_eq!(staged_files(&disk), Vec::<String>::new(), "{nth}");
             }
@@ -374,7 +374,7 @@ fn a_load_that_is_given_up_leaves_nothing() {
     let mut staging = opened.sealer.stage(&[1; 32], &mut Unhurried).unwrap();
     stage(&mut staging, &[(1, 1, None), (2, 2, None)], 1).unwrap();
     assert_eq!(staged_files(&disk).len(), 3);
-    staging.discard().unwrap();
+    staging.end().unwrap();
     assert!(staged_files(&disk).is_empty());
     disk.say_free((128 << 20) + 10);
     let mut staging = opened.sealer.stage(&[1; 32], &mut Unhurried).unwrap();
@@ -394,10 +394,36 @@ fn a_ledger_that_outlived_its_load_takes_no_file_of_history_with_it() {
     opened.writer.commit_load(&staging.staged(), arrival, control).unwrap();
     // Not told that it is done, as in a crash.
     drop(staging);
+    let outlived = disk.crash();
     load(&mut opened, 2, &[(3, 3, None)], (1, 2)).unwrap();
     assert_eq!(replayed(&opened.reader).len(), 3);
     drop(opened);
     assert_eq!(replayed(&open_at(&disk.crash()).unwrap().reader).len(), 3);
+    // Nor does it keep one that is merged away.
+    let mut opened = open_at(&outlived).unwrap();
+    let files = opened.reader.sealed();
+    assert_eq!((files.len(), staged_files(&outlived).len()), (2, 3));
+    let (operation, error) = (Some(Operation::Remove), DiskErrorKind::Io);
+    // Behind the one before the manifest is replaced.
+    outlived.fail(Fault { operation, nth: 2, lasting: true, error });
+    make(&mut opened, Some(Task::Rewrite(files.iter().cloned().collect()))).unwrap();
+    drop((files, opened));
+    outlived.heal();
+    let opened = open_at(&outlived).unwrap();
+    assert_eq!(staged_files(&outlived).len(), 4, "nobody has said yet that the load is history");
+    opened.sealer.end_load_that(|load| *load == [2; 32]).unwrap();
+    assert_eq!(staged_files(&outlived).len(), 4, "another load");
+    opened.sealer.end_load_that(|load| *load == [1; 32]).unwrap();
+    assert_eq!(staged_files(&outlived), ["00000000000000000003.sealed"]);
+    assert_eq!(replayed(&opened.reader).len(), 2);
+}
+
+#[test]
+fn a_load_that_is_history_leaves_no_ledger_after_a_power_cut() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    load(&mut opened, 1, &[(1, 1, None), (2, 2, None)], (1, 1)).unwrap();
+    assert!(!staged_files(&disk.crash()).contains(&"LOAD".to_owned()));
 }
 
 #[test]
