@@ -10,12 +10,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use tokio::sync::oneshot;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::engine::apply::{Applier, ApplyError};
 use crate::engine::error::Problem;
-use crate::engine::queue::{Job, Queue, stopped};
+use crate::engine::queue::{Job, Queue};
 use crate::engine::scrub::Scrubber;
 use crate::engine::seal::{KeptCheckpoints, Sealing, Work};
 use crate::engine::shared::Shared;
@@ -402,19 +401,13 @@ impl Checkpointer {
         }
         // Before the checkpoint counts, what is in it must be durable in history, and its
         // definitions in the manifest.
-        self.ask(Job::SaveControl)?;
+        self.queue.ask(Job::SaveControl)?;
         // Only now: a group that was being applied during the scan has been numbered since.
         generation.finish(self.shared.visible())?;
         if let Some(tier) = self.shared.stores.tier() {
             tier.save_mark(|| self.shared.history.durable());
         }
         Ok(covered)
-    }
-
-    fn ask(&self, job: impl FnOnce(super::queue::Reply<()>) -> Job) -> Result<(), Problem> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.send(job(reply))?;
-        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
     }
 }
 

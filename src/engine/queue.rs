@@ -143,6 +143,13 @@ impl Queue {
         Ok(())
     }
 
+    /// The same, and waits for the answer.
+    pub(super) fn ask<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        self.send(job(reply))?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+    }
+
     fn drop_if_closed(&self) {
         if self.closed.load(Ordering::SeqCst) {
             while self.left_over.try_recv().is_ok() {}

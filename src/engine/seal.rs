@@ -9,12 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use tokio::sync::oneshot;
 
 use crate::engine::erase;
 use crate::engine::error::Problem;
 use crate::engine::forget::Forgetting;
-use crate::engine::queue::{Job, Queue, Reply, stopped};
+use crate::engine::queue::{Job, Queue};
 use crate::engine::retention;
 use crate::engine::shared::Shared;
 use crate::engine::write::Writer;
@@ -390,9 +389,7 @@ impl Sealing {
     }
 
     pub(super) fn change(&self, change: ManifestChange) -> Result<Vec<Sequence>, Problem> {
-        let (reply, answer): (Reply<Vec<Sequence>>, _) = oneshot::channel();
-        self.queue.send(Job::ChangeManifest(change, reply))?;
-        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+        self.queue.ask(|reply| Job::ChangeManifest(change, reply))
     }
 
     fn publish_numbers(&self) {

@@ -16,14 +16,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::disk::{DiskError, DiskErrorKind, DiskFile};
 use crate::engine::error::{Place, Problem};
 use crate::engine::load::convert::{Conversion, Refusals};
 use crate::engine::load::known::Known;
 use crate::engine::parquet_file::{FromOffset, ParquetFile, batch_rows, reader_of};
-use crate::engine::queue::{Job, Queue, stopped};
+use crate::engine::queue::{Job, Queue};
 use crate::engine::shared::Shared;
 use crate::history::bulk::{Identity, Part, Staging, Tally};
 use crate::history::pace::Pace;
@@ -252,9 +252,7 @@ impl Loader {
             staged: staging.staged(),
             by_row: self.options.arrival.is_some(),
         };
-        let (reply, answer) = oneshot::channel();
-        self.queue.send(Job::Load(job, reply))?;
-        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+        self.queue.ask(|reply| Job::Load(job, reply))
     }
 
     /// The number of its rows, and how its columns are read.

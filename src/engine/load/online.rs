@@ -7,13 +7,11 @@
 //! online. Until all are applied, no checkpoint may say that it covers them, nor the mark of the
 //! disk tier: a crash in between leaves them to be replayed from history.
 
-use tokio::sync::oneshot;
-
 use super::{Committed, Loader};
 use crate::engine::apply::Applied;
 use crate::engine::as_of::damaged;
 use crate::engine::error::Problem;
-use crate::engine::queue::{Job, stopped};
+use crate::engine::queue::Job;
 use crate::engine::write::Writer;
 use crate::history::ReadError;
 use crate::history::bulk::{Identity, newest_rows};
@@ -132,8 +130,6 @@ impl Loader {
     }
 
     fn apply(&self, rows: LoadedRows) -> Result<u64, Problem> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.send(Job::ApplyLoaded(rows, reply))?;
-        answer.blocking_recv().unwrap_or_else(|_| Err(stopped()))
+        self.queue.ask(|reply| Job::ApplyLoaded(rows, reply))
     }
 }
