@@ -21,7 +21,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::disk::{DiskError, DiskErrorKind, DiskFile};
 use crate::engine::error::{Place, Problem};
 use crate::engine::load::convert::{Conversion, Refusals};
-use crate::engine::load::known::Known;
 use crate::engine::parquet_file::{FromOffset, ParquetFile, batch_rows, reader_of};
 use crate::engine::queue::{Job, Queue};
 use crate::engine::shared::Shared;
@@ -199,7 +198,7 @@ impl Loader {
         let Source { batches, reader } = self.source(registry, tally.consumed)?;
         let mut conversion = Conversion::new(self, registry, &reader);
         let mut refusals = Refusals::default();
-        let (mut part, mut known) = (Part::new(self.view.id), Known::new(self));
+        let mut part = Part::new(self.view.id);
         for batch in batches {
             if self.shared.loads_stop() {
                 return Err(stopping());
@@ -216,22 +215,22 @@ impl Loader {
             if refusals.any() {
                 part.clear();
             } else if part.is_full() {
-                self.add(&mut part, (&mut known, staging), &mut tally)?;
+                self.add(&mut part, staging, &mut tally)?;
             }
             progress(tally.consumed, total);
         }
         refusals.end()?;
-        self.add(&mut part, (&mut known, staging), &mut tally)?;
+        self.add(&mut part, staging, &mut tally)?;
         Ok(tally)
     }
 
     fn add(
         &self,
         part: &mut Part,
-        (known, staging): (&mut Known<'_>, &mut Staging<'_>),
+        staging: &mut Staging<'_>,
         tally: &mut Tally,
     ) -> Result<(), Problem> {
-        tally.counts[0] += known.leave_out(part)?;
+        tally.counts[0] += known::leave_out(self, part)?;
         if part.is_empty() {
             // The bytes of those that were left out are still there.
             part.clear();

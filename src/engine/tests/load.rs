@@ -9,11 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{ArrayRef, Int32Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use parquet::arrow::ArrowWriter;
 
+use super::bounds::eventually;
 use super::*;
 use crate::disk::Disk;
 use crate::disk::fake::Fate;
 use crate::engine::error::Place;
 use crate::engine::load::{Committed, EventTimes, LoadOptions, Loaded};
+use crate::time::Stopwatch;
 
 /// User, seconds of the event, age.
 type Row = (String, i64, Option<i32>);
@@ -122,9 +124,18 @@ impl Store {
 
 /// An engine on a disk in memory, where a checkpoint made there is not.
 fn open_on(disk: &FakeDisk, path: &Path, clock: &ManualClock) -> Arc<Engine> {
+    open_as(Durability::Sync, disk, path, clock)
+}
+
+fn open_as(
+    durability: Durability,
+    disk: &FakeDisk,
+    path: &Path,
+    clock: &ManualClock,
+) -> Arc<Engine> {
     let _ = std::fs::remove_dir_all(path.join("checkpoint"));
     let metrics = Metrics::new(clock.now());
-    let options = options(path, Durability::Sync);
+    let options = options(path, durability);
     open(options, Arc::new(disk.clone()), Arc::new(clock.clone()), metrics).unwrap()
 }
 
@@ -263,6 +274,65 @@ async fn rows_that_came_before_are_skipped_unless_they_say_something_else() {
     assert_eq!((none.written, none.skipped, none.sequence), (0, 2, loaded.sequence));
     store.restart(true);
     assert!(store.load(&known).await.unwrap().loaded_before.is_some());
+}
+
+#[tokio::test]
+async fn a_row_that_comes_while_its_file_is_loaded_is_skipped() {
+    let store = defined("ttl = \"1d\"").await;
+    let text = "x".repeat(100_000);
+    // More than a part: the last row is looked for in history only with the second.
+    let file: Vec<Row> = (0..900).map(|n| (format!("u{n}"), 90, Some(n))).collect();
+    let ledger = store.directory.path().join("history/LOAD");
+    let (has_part, is_pushed) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (says, waits) = (has_part.clone(), is_pushed.clone());
+    let progress = move |_, _| {
+        let waited = Stopwatch::start();
+        if ledger.exists() {
+            says.store(true, Ordering::SeqCst);
+            while !waits.load(Ordering::SeqCst) && waited.elapsed().as_secs() < 60 {
+                std::thread::yield_now();
+            }
+        }
+    };
+    let pushing = async {
+        eventually("a part", || has_part.load(Ordering::SeqCst)).await;
+        let rows = [0, 899].map(|n| (format!("u{n}"), age(n)));
+        for (user, age) in rows {
+            store.push(&[(&user, Some(90), age, country(&text))]).await.unwrap();
+        }
+        is_pushed.store(true, Ordering::SeqCst);
+    };
+    let (loaded, ()) =
+        tokio::join!(store.load_columns(wide_columns(&file, &text), progress), pushing);
+    let loaded = loaded.unwrap();
+    assert_eq!((loaded.written, loaded.skipped), (899, 1), "the first was in the first part");
+    assert_eq!(["u0", "u1", "u899"].map(|user| store.age_now(user)), [is(0), is(1), is(899)]);
+}
+
+#[tokio::test]
+async fn a_row_is_left_out_only_for_one_that_stays() {
+    let disk = FakeDisk::new();
+    let directory = tempfile::tempdir().unwrap();
+    let clock = ManualClock::new(at(100));
+    let open = |disk: &FakeDisk| open_as(Durability::Os, disk, directory.path(), &clock);
+    let engine = Some(open(&disk));
+    let store = Store { directory: tempfile::tempdir().unwrap(), clock: clock.clone(), engine };
+    define(&store, "ttl = \"1d\"").await;
+    // With it the definitions are durable.
+    store.load(&rows(&[("u0", 90, 0)])).await.unwrap();
+    store.push(&[("u1", Some(95), age(1), Cell::Absent)]).await.unwrap();
+    let file = rows(&[("u1", 95, 1), ("u2", 95, 2)]);
+    disk.watch();
+    let loaded = store.load(&file).await.unwrap();
+    assert_eq!((loaded.written, loaded.skipped), (1, 1));
+    for moment in disk.take_moments() {
+        let engine = Some(open(&moment.crash()));
+        let directory = tempfile::tempdir().unwrap();
+        let again = Store { directory, clock: clock.clone(), engine };
+        again.load(&file).await.unwrap();
+        assert_eq!(["u1", "u2"].map(|user| again.age_now(user)), [is(1), is(2)]);
+    }
 }
 
 #[tokio::test]
