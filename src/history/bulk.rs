@@ -21,7 +21,7 @@ use super::manifest::{ControlSnapshot, Manifest, SegmentEntry};
 use super::pace::Pace;
 use super::seal::{Sealer, merge, read_back, to_merge};
 use super::sealed::{
-    self, BuildError, Lift, OpenSealedError, RowIn, Scan, SealedEntry, SealedFile,
+    self, BuildError, Lift, OpenSealedError, RowIn, Scan, SealedEntry, SealedFile, SectionFacts,
 };
 use super::segment::{self, SegmentHeader};
 use super::writer::{self, WriteError, Writer};
@@ -436,10 +436,13 @@ impl Staged {
         self.files.last().map_or(0, |file| file.entry().last.0)
     }
 
-    /// The latest event time of a row.
-    pub fn latest(&self) -> EventTime {
+    /// When the last row happened or, if it says that itself, arrived.
+    pub fn latest(&self) -> ArrivalTime {
         let sections = self.files.iter().flat_map(|file| file.sections());
-        sections.map(|facts| facts.newest).max().unwrap_or(EventTime::MIN)
+        let latest = |facts: SectionFacts| {
+            facts.last_arrival.max(ArrivalTime::from_micros(facts.newest.micros()))
+        };
+        sections.map(latest).max().unwrap_or(ArrivalTime::MIN)
     }
 }
 

@@ -84,11 +84,11 @@ pub(in crate::engine) fn commit(
     Ok(committed)
 }
 
-/// When it arrives: no row happened later.
+/// When it arrives: no row happened or arrived later, though the clock may have been set back since
+/// it was read.
 fn arrival(writer: &mut Writer, staged: &Staged) -> Result<ArrivalTime, Problem> {
     let arrival = writer.arrival()?;
-    let latest = ArrivalTime::from_micros(staged.latest().micros());
-    let max_future = writer.shared.limits.max_future;
+    let (latest, max_future) = (staged.latest(), writer.shared.limits.max_future);
     if latest > arrival.plus(max_future) {
         let detail = format!(
             "the clock says {arrival}, more than limits.max_future ({max_future}) before the \

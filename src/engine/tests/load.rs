@@ -230,6 +230,33 @@ async fn rows_may_say_when_they_arrived() {
 }
 
 #[tokio::test]
+async fn what_comes_after_a_load_arrives_no_earlier_though_the_clock_was_set_back() {
+    let mut store = defined("ttl = \"1d\"").await;
+    store.clock.set(at(200));
+    let arriving = |seconds| {
+        let mut columns = columns(&rows(&[("u1", 50, seconds as i32)]));
+        columns.push(("recorded", instants([seconds].into_iter())));
+        columns
+    };
+    let set_back = |seconds| {
+        let clock = store.clock.clone();
+        move |_: u64, _: u64| clock.set(at(seconds))
+    };
+    store.load_columns(arriving(200), set_back(100)).await.unwrap();
+    // Further back than an event may lie ahead.
+    store.clock.set(at(600));
+    let refused = store.load_columns(arriving(600), set_back(299)).await.unwrap_err();
+    assert_eq!(refused.code, Code::ClockBehind);
+    for user in ["u2", "u3"] {
+        store.clock.set(at(100));
+        store.push(&[(user, Some(60), age(2), Cell::Absent)]).await.unwrap();
+        assert_eq!(store.known(user, 99, 199).await, None, "{user}");
+        assert_eq!(store.known(user, 99, 200).await, is(2), "{user}");
+        store.restart(true);
+    }
+}
+
+#[tokio::test]
 async fn one_bad_row_refuses_all_and_leaves_nothing() {
     let store = defined("ttl = \"1d\"").await;
     let before = store.engine().health().sequence;
@@ -286,7 +313,7 @@ async fn a_row_that_comes_while_its_file_is_loaded_is_skipped() {
     let (has_part, is_pushed) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let (says, waits) = (has_part.clone(), is_pushed.clone());
-    let progress = move |_, _| {
+    let progress = move |_: u64, _: u64| {
         let waited = Stopwatch::start();
         if ledger.exists() {
             says.store(true, Ordering::SeqCst);
