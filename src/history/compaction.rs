@@ -77,19 +77,33 @@ pub(super) fn to_compact(files: &[Extent]) -> Option<Range<usize>> {
     let mut end = 0;
     for run in files.chunk_by(Extent::overlaps) {
         end += run.len();
-        let mut bytes = 0;
-        let fits = |file: &&Extent| {
-            bytes += file.bytes;
-            bytes <= BYTES_MAX
-        };
-        let run = &run[run.len() - run.iter().rev().take_while(fits).count()..];
-        let largest = run.iter().map(|file| file.bytes).max().unwrap_or(0);
-        let others = run.iter().map(|file| file.bytes).sum::<u64>() - largest;
-        if run.len() > MAY_STAY && others >= largest / PART {
-            return Some(end - run.len()..end);
+        // The newest first: they are the smallest, and what is large already stays behind.
+        let mut upto = end;
+        while upto > end - run.len() {
+            let from = upto - fitting(&files[end - run.len()..upto]);
+            if pays(&files[from..upto]) {
+                return Some(from..upto);
+            }
+            upto = from;
         }
     }
     None
+}
+
+/// How many of the last of these may become one file; one at least.
+fn fitting(files: &[Extent]) -> usize {
+    let mut bytes = 0;
+    let fits = |file: &&Extent| {
+        bytes += file.bytes;
+        bytes <= BYTES_MAX
+    };
+    files.iter().rev().take_while(fits).count().max(1)
+}
+
+fn pays(files: &[Extent]) -> bool {
+    let largest = files.iter().map(|file| file.bytes).max().unwrap_or(0);
+    let others = files.iter().map(|file| file.bytes).sum::<u64>() - largest;
+    files.len() > MAY_STAY && others >= largest / PART
 }
 
 #[cfg(test)]
@@ -134,6 +148,17 @@ mod tests {
         let of = |bytes| (bytes, 0, 100);
         let sizes = [BYTES_MAX, BYTES_MAX / 2, BYTES_MAX / 4, BYTES_MAX / 4];
         assert_eq!(to_compact(&files(&sizes.map(of))), Some(1..4));
+        // What stands beside a file that is too large, or does not fit with the rest, is made one.
+        let check = |sizes: &[u64], expected| {
+            let of: Vec<_> = sizes.iter().map(|size| of(size * (1 << 30))).collect();
+            assert_eq!(to_compact(&files(&of)), expected, "{sizes:?}");
+        };
+        check(&[5, 5, 5, 20], Some(0..3));
+        check(&[20, 5, 5, 5], Some(1..4));
+        check(&[5, 5, 20, 5, 5], None);
+        check(&[4, 4, 4, 8, 8], Some(0..3));
+        check(&[4, 4, 4, 4, 4, 4], Some(2..6));
+        check(&[15, 15, 15], None);
     }
 
     #[test]
