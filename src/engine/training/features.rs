@@ -107,7 +107,9 @@ impl<'a> Gather<'a> {
             };
             match self.gather(labels, &source, &one) {
                 Ok(parts) => {
-                    features.add(&places, OfSource::new(parts, &source.order.labels, source.part))
+                    let (order, part) = (&source.order.labels, source.part);
+                    let of_source = self.manner.run(|| OfSource::new(parts, order, part));
+                    features.add(&places, of_source);
                 }
                 Err(Stop::TooLarge) => return Ok(Gathered::TooLarge(one.undo(labels.count()))),
                 Err(Stop::Failed(problem)) => return Err(problem),

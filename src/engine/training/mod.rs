@@ -187,10 +187,10 @@ impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H
                     let is_done = done == chunk.times.len();
                     if is_done {
                         // Not both at once: each is large.
-                        chunk.clear();
+                        manner.run(|| chunk.clear());
                     }
                     output.write(&features, some.len(), &manner)?;
-                    drop(features);
+                    manner.run(|| drop(features));
                     if is_done {
                         chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS))?;
                         done = 0;

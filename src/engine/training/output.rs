@@ -106,8 +106,10 @@ impl<W: Write + Send> Output<W> {
     ) -> Result<(), Problem> {
         for from in (0..rows).step_by(self.group_rows) {
             let group = from..rows.min(from + self.group_rows);
-            let columns = manner.run(|| self.encode(features, group))?;
-            self.append(columns).map_err(|error| failed(&error))?;
+            manner.run(|| {
+                let columns = self.encode(features, group)?;
+                self.append(columns).map_err(|error| failed(&error))
+            })?;
         }
         Ok(())
     }
