@@ -255,6 +255,7 @@ mod tests {
         let manifest = Manifest {
             store: StoreId([7; 16]),
             epoch: Epoch(1),
+            past: 0,
             last_arrival: ArrivalTime::MIN,
             segments: Vec::new(),
             sealed: Vec::new(),
