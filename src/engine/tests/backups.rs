@@ -1,4 +1,4 @@
-//! Backups of one store that lie beside each other.
+//! Backups of one store that lie beside each other, and how many may be under way.
 //!
 //! They do not look inside files.
 
@@ -6,6 +6,27 @@ use super::bounds::{DAY, back_up, nobody, restored, store_with};
 use super::*;
 use crate::engine::erase::Request;
 use crate::engine::restore::{self, Applied};
+
+#[tokio::test]
+async fn no_more_backups_begin_than_may_be_under_way() {
+    let store = Store::defined().await;
+    let begin = || {
+        let engine = store.engine().clone();
+        tokio::spawn(async move { engine.begin_backup().await.map(|begun| begun.id) })
+    };
+    let begun: Vec<_> = (0..6).map(|_| begin()).collect();
+    let (mut held, mut refused) = (Vec::new(), Vec::new());
+    for begun in begun {
+        match begun.await.unwrap() {
+            Ok(id) => held.push(id),
+            Err(problem) => refused.push(problem.code),
+        }
+    }
+    assert_eq!((held.len(), refused), (4, vec![Code::Overloaded; 2]));
+    assert!(store.engine().end_backup(held[0]));
+    assert!(begin().await.unwrap().is_ok());
+    assert!(begin().await.unwrap().is_err());
+}
 
 #[tokio::test]
 async fn backups_of_every_past_are_asked_who_was_erased() {
