@@ -317,7 +317,8 @@ fn an_older_backup_is_restored_without_whom_a_newer_one_knows_to_be_erased() {
     let (first, _) = backed_up(&expect(0, &["backup", text(&to), "--server", &url]));
     let reply = server.connect().send("DELETE", "/api/v1/entities/user/u7", &[], b"").unwrap();
     assert_eq!(reply.status, 202, "{reply}");
-    expect(0, &["backup", text(&to), "--server", &url]);
+    let erasure = reply.json()["erasure"].as_str().unwrap().to_owned();
+    let (second, _) = backed_up(&expect(0, &["backup", text(&to), "--server", &url]));
     let expected = online(server.address(), None);
     assert_eq!(expected[7], json!([null, null]));
     let said = expect(0, &["restore", text(&first), "--data", text(&old)]);
@@ -325,6 +326,9 @@ fn an_older_backup_is_restored_without_whom_a_newer_one_knows_to_be_erased() {
         said.contains("1 entity that was erased after this backup is erased here too"),
         "{said}"
     );
+    let named = said.lines().find(|line| line.starts_with(&format!("erasure {erasure} of ")));
+    let known = format!("known to {}", second.display());
+    assert!(named.is_some_and(|line| line.ends_with(&known)), "{said}");
     expect(0, &["verify", text(&old)]);
     let restored = Server::start(&old, SETTINGS);
     assert_eq!(online(restored.address(), None), expected);

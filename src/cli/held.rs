@@ -22,6 +22,7 @@ use crate::disk::{DiskError, DiskFile, DiskLock};
 use crate::history::backup::{self, PART_BYTES, Pinned, PinnedFile, pin_directory};
 use crate::history::manifest::Manifest;
 use crate::ids::Sequence;
+use crate::time::Stopwatch;
 
 /// Parts of one file kept: its index is read beside its rows.
 const PARTS_KEPT: usize = 4;
@@ -29,6 +30,10 @@ const PARTS_KEPT: usize = 4;
 /// How often the server hears that what it holds is wanted, whatever is read of it: comparing a
 /// large file with an earlier copy takes longer than a server is patient.
 const BEAT: Duration = Duration::from_secs(60);
+
+/// How long the server hears that while nothing is asked for: comparing with earlier copies and
+/// checking what was copied take hours. Whoever hangs does not hold a server's files for ever.
+const SILENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// A store that is held until this is dropped.
 pub(super) struct Held {
@@ -44,6 +49,9 @@ struct ServersHold {
     /// Ends the beat when it is dropped.
     _beat: Sender<()>,
 }
+
+/// When a part was asked for last.
+type Asked = Arc<Mutex<Stopwatch>>;
 
 #[derive(Deserialize)]
 struct Begun {
@@ -64,7 +72,7 @@ impl Held {
     /// Holds the store of a server or of a directory.
     pub(super) fn of(place: Place) -> Result<Self, Failure> {
         match place {
-            Place::Server(remote) => Self::of_server(remote, BEAT),
+            Place::Server(remote) => Self::of_server(remote, (BEAT, SILENCE)),
             Place::Directory(path) => {
                 let (pinned, lock) = pin_directory(&RealDisk, &path).map_err(Failure::failed)?;
                 Ok(Self { pinned, _lock: Some(lock), _hold: None })
@@ -72,10 +80,11 @@ impl Held {
         }
     }
 
-    fn of_server(remote: Remote, beat: Duration) -> Result<Self, Failure> {
+    fn of_server(remote: Remote, (beat, silence): (Duration, Duration)) -> Result<Self, Failure> {
         let Begun { id, sequence, manifest, files } =
             remote.parse(&remote.post("/api/v1/backups")?)?;
         let remote = Arc::new(remote);
+        let asked: Asked = Arc::new(Mutex::new(Stopwatch::start()));
         let (stop, stopped) = channel();
         let hold = ServersHold { remote: remote.clone(), id, _beat: stop };
         let manifest = STANDARD.decode(manifest).map_err(Failure::failed)?;
@@ -89,9 +98,12 @@ impl Held {
         if let Some(BegunFile { name, .. }) = files.first() {
             // No byte of it: asking says it all.
             let path = format!("/api/v1/backups/{id}/{name}?offset=0&length=0");
-            let remote = remote.clone();
+            let (remote, asked) = (remote.clone(), asked.clone());
+            let since = move || asked.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
             let keep = move || {
-                while stopped.recv_timeout(beat) == Err(RecvTimeoutError::Timeout) {
+                while stopped.recv_timeout(beat) == Err(RecvTimeoutError::Timeout)
+                    && since() < silence
+                {
                     // What failed for good shows where something is read.
                     let _ = remote.get(&path);
                 }
@@ -100,9 +112,9 @@ impl Held {
             beat.map_err(Failure::failed)?;
         }
         let file = |BegunFile { name, bytes, sealed }| {
-            let (remote, parts) = (remote.clone(), Mutex::default());
+            let (remote, asked, parts) = (remote.clone(), asked.clone(), Mutex::default());
             let path = PathBuf::from(&name);
-            let file = Arc::new(RemoteFile { remote, id, path, bytes, parts });
+            let file = Arc::new(RemoteFile { remote, id, asked, path, bytes, parts });
             PinnedFile { name, bytes, sealed, file }
         };
         let files = files.into_iter().map(file).collect();
@@ -127,6 +139,7 @@ impl Drop for ServersHold {
 struct RemoteFile {
     remote: Arc<Remote>,
     id: u64,
+    asked: Asked,
     path: PathBuf,
     bytes: u64,
     /// The last parts read, by offset, the newest last.
@@ -143,6 +156,7 @@ impl RemoteFile {
             parts.push(part.clone());
             return Ok(part);
         }
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Stopwatch::start();
         let length = (self.bytes - start).min(PART_BYTES as u64);
         let (id, name) = (self.id, self.path.display());
         let path = format!("/api/v1/backups/{id}/{name}?offset={start}&length={length}");
@@ -250,32 +264,54 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_server_hears_that_what_it_holds_is_wanted_until_it_is_not() {
+    const FILE: &str = "00000000000000000001.log";
+
+    /// What a server answers that holds a long file.
+    fn begun() -> String {
         let manifest = Manifest {
             store: StoreId([7; 16]),
             epoch: Epoch(1),
+            past: 0,
             last_arrival: ArrivalTime::MIN,
             segments: Vec::new(),
             sealed: Vec::new(),
             floors: Vec::new(),
             control: None,
         };
-        let file = "00000000000000000001.log";
         let begun = serde_json::json!({
             "id": 7, "sequence": 1, "manifest": STANDARD.encode(manifest.encode()),
-            "files": [{ "name": file, "bytes": 9_000_000_000_u64, "sealed": false }],
+            "files": [{ "name": FILE, "bytes": 9_000_000_000_u64, "sealed": false }],
         });
-        let (url, heard) = server(begun.to_string());
+        begun.to_string()
+    }
+
+    fn held(url: &str, silence: Duration) -> Held {
         let nothing = Sources::default();
-        let remote = Remote::new(Some(&url), &Config::load(&nothing).unwrap()).unwrap();
-        let held = Held::of_server(remote, Duration::from_millis(5)).unwrap();
+        let remote = Remote::new(Some(url), &Config::load(&nothing).unwrap()).unwrap();
+        Held::of_server(remote, (Duration::from_millis(5), silence)).unwrap()
+    }
+
+    #[test]
+    fn the_server_hears_that_what_it_holds_is_wanted_until_it_is_not() {
+        let (url, heard) = server(begun());
+        let held = held(&url, SILENCE);
         let next = || heard.recv_timeout(Duration::from_secs(60)).unwrap();
         assert_eq!(next(), "POST /api/v1/backups");
         for _ in 0..3 {
-            assert_eq!(next(), format!("GET /api/v1/backups/7/{file}?offset=0&length=0"));
+            assert_eq!(next(), format!("GET /api/v1/backups/7/{FILE}?offset=0&length=0"));
         }
         drop(held);
         while next() != "DELETE /api/v1/backups/7" {}
+    }
+
+    #[test]
+    fn the_server_hears_nothing_of_who_asks_for_nothing_for_long() {
+        let (url, heard) = server(begun());
+        let held = held(&url, Duration::ZERO);
+        // Time for some beats.
+        thread::sleep(Duration::from_millis(200));
+        drop(held);
+        let next = || heard.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert_eq!([next(), next()], ["POST /api/v1/backups", "DELETE /api/v1/backups/7"]);
     }
 }

@@ -329,20 +329,28 @@ impl Read for Upload {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::TcpListener;
 
     use super::*;
 
     #[test]
-    fn a_server_that_says_nothing_is_given_up() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let base = format!("http://{}", listener.local_addr().unwrap());
-        // It takes the request, and that is all.
-        let taken = std::thread::spawn(move || listener.accept().unwrap());
-        let failure = Remote::patient(base, Duration::from_millis(20)).get("/ready").unwrap_err();
-        let Failure::Failed(lines) = failure else { panic!("{failure:?}") };
-        assert!(lines[0].contains("does not go on: timeout"), "{lines:?}");
-        drop(taken.join().unwrap());
+    fn a_server_that_does_not_go_on_is_given_up() {
+        // It takes the request, and that is all; or it hangs in the middle of its answer.
+        for answer in ["", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let base = format!("http://{}", listener.local_addr().unwrap());
+            let taken = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                stream
+            });
+            let remote = Remote::patient(base, Duration::from_millis(50));
+            let failure = remote.get("/ready").unwrap_err();
+            let Failure::Failed(lines) = failure else { panic!("{failure:?}") };
+            assert!(lines[0].contains("does not go on: timeout"), "{lines:?}");
+            drop(taken.join().unwrap());
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::cli::terminal::Progress;
 use crate::cli::verify::line;
 use crate::cli::{Done, settings, terminal};
 use crate::disk::real::RealDisk;
-use crate::engine::restore::{self, Outcome};
+use crate::engine::restore::{self, Applied, Outcome};
 use crate::engine::verify::Named;
 use crate::history::restore::{RestoreError, Restored};
 use crate::time::{Clock, SystemClock};
@@ -24,8 +24,8 @@ const EXAMPLE: &str = "Examples:\n  larder restore /backups/larder --data ./data
 /// Sets up a data directory from a backup
 ///
 /// FROM is one backup, or a directory of backups, of which the newest is taken. It is verified
-/// first. Nothing is written over: the data directory must be empty or not there. Of an older
-/// backup nobody is restored whom a newer one beside it knows to be erased.
+/// first. Nothing is written over: the data directory must be empty or not there. Nobody is
+/// restored whom another backup of the store beside it knows to be erased.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Restore {
@@ -63,19 +63,26 @@ impl Restore {
 
 fn say_who_is_left_out(outcome: &Outcome) {
     let Outcome { erased, deadline, asked, unremembered, unreadable, .. } = outcome;
-    if *erased > 0 {
-        let entities = terminal::counted(*erased, "entity that was", "entities that were");
+    for path in asked {
+        terminal::note(format_args!("asked {} who was erased", path.display()));
+    }
+    if !erased.is_empty() {
+        let entities = terminal::counted(erased.len(), "entity that was", "entities that were");
         terminal::say(format_args!(
             "{entities} erased after this backup {} erased here too, the bytes gone by {deadline} \
              if a server runs",
-            if *erased == 1 { "is" } else { "are" }
+            if erased.len() == 1 { "is" } else { "are" }
         ));
     }
-    if let Some(sequence) = unremembered {
-        let later = asked.first().map(|path| path.display().to_string()).unwrap_or_default();
+    for Applied { by, request } in erased {
+        let (sequence, requested, by) = (request.sequence, request.requested, by.display());
+        terminal::say(format_args!("erasure {sequence} of {requested}, known to {by}"));
+    }
+    for (path, sequence) in unremembered {
         terminal::note(format_args!(
-            "{later} no longer knows who was erased up to sequence {sequence}: whoever was erased \
-             between this backup and then may be back"
+            "{} no longer knows who was erased up to sequence {sequence}: whoever was erased \
+             between this backup and then may be back",
+            path.display()
         ));
     }
     for path in unreadable {

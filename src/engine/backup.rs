@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::engine::Engine;
 use crate::engine::error::Problem;
 use crate::engine::queue::{Job, Reply};
@@ -25,14 +27,22 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub const PART_BYTES_MAX: u64 = 4 << 20;
 
 /// The backups under way.
-#[derive(Default)]
 pub(super) struct Pins {
     held: Mutex<BTreeMap<u64, Pin>>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Pins {
+    fn default() -> Self {
+        Self { held: Mutex::default(), places: Arc::new(Semaphore::new(PINS)) }
+    }
 }
 
 struct Pin {
     pinned: Arc<Pinned>,
     used: Stopwatch,
+    /// Given back when the backup ends or is given up.
+    _place: OwnedSemaphorePermit,
 }
 
 /// A backup that was begun.
@@ -82,16 +92,20 @@ impl Engine {
     /// # Errors
     /// `OVERLOADED` if too many backups are under way, or the writer's.
     pub async fn begin_backup(&self) -> Result<Begun, Problem> {
-        if self.shared.pins.lock().len() >= PINS {
+        let pins = &self.shared.pins;
+        pins.tidy();
+        // Taken before there is anything to wait for: others begin meanwhile.
+        let place = pins.places.clone().try_acquire_owned().map_err(|_| {
             let detail = format!("{PINS} backups are under way, no more may be");
-            return Err(Problem::new(Code::Overloaded, detail));
-        }
+            Problem::new(Code::Overloaded, detail)
+        })?;
         let pinned = Arc::new(self.ask(Job::Pin).await?);
-        let mut held = self.shared.pins.lock();
+        let mut held = pins.lock();
         // Never given again, also after a restart: a backup that was given up must not end another.
         let now = self.shared.clock.now().micros().unsigned_abs();
         let id = held.last_key_value().map_or(now, |(last, _)| now.max(last + 1));
-        held.insert(id, Pin { pinned: pinned.clone(), used: Stopwatch::start() });
+        let used = Stopwatch::start();
+        held.insert(id, Pin { pinned: pinned.clone(), used, _place: place });
         Ok(Begun { id, pinned })
     }
 

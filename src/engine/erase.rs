@@ -81,11 +81,22 @@ pub(super) struct Erasures {
     dropped: Option<Sequence>,
 }
 
-/// Whom another store does not know to be erased, as hashes.
-pub(super) struct Unheard {
+/// Erasures by whom they are of, which is kept as hashes.
+pub(super) struct ByEntity {
     hash_key: [u8; 32],
-    /// Whose each is.
-    hashes: HashMap<[u8; 32], ProjectId>,
+    /// The last of each entity.
+    last: HashMap<[u8; 32], Request>,
+}
+
+/// What an erasure is called where it was asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// Whose it is.
+    pub project: ProjectId,
+    /// Its name there.
+    pub sequence: Sequence,
+    /// When it was asked for.
+    pub requested: ArrivalTime,
 }
 
 /// Erases on the writer thread: written to history, hidden from reads, gone from the online stores.
@@ -247,23 +258,28 @@ impl Erasures {
     }
 
     /// Those that `other` does not know of.
-    pub(super) fn unheard_by(&self, other: &Self) -> Unheard {
+    pub(super) fn unheard_by(&self, other: &Self) -> ByEntity {
+        self.by_entity(|Request { project, sequence, requested }| {
+            // A store that was restored gives sequences again, but not at the same time.
+            other.get(*project, *sequence).is_none_or(|known| known.requested != *requested)
+        })
+    }
+
+    /// Those that are wanted.
+    pub(super) fn by_entity(&self, is_wanted: impl Fn(&Request) -> bool) -> ByEntity {
         let hash_key = self.hash_key.unwrap_or_default();
-        let pending = self.pending.iter().map(|(sequence, Pending { erase, requested })| {
-            let hash = hash_of(&hash_key, erase.entity, &erase.key);
-            (*sequence, erase.project, *requested, hash)
+        let done = self.done.iter().map(|(sequence, Done { project, erasure, hash })| {
+            let request = Request { project: *project, sequence: *sequence, requested: erasure[0] };
+            (*hash, request)
         });
-        let done = self.done.iter();
-        let done =
-            done.map(|(sequence, done)| (*sequence, done.project, done.erasure[0], done.hash));
-        let is_unheard =
-            |(sequence, project, requested, _): &(Sequence, ProjectId, ArrivalTime, _)| {
-                // A store that was restored gives sequences again, but not at the same time.
-                other.get(*project, *sequence).is_none_or(|known| known.requested != *requested)
-            };
-        let unheard = pending.chain(done).filter(is_unheard);
-        let hashes = unheard.map(|(_, project, _, hash)| (hash, project)).collect();
-        Unheard { hash_key, hashes }
+        let pending = self.pending.iter().map(|(sequence, Pending { erase, requested })| {
+            let (sequence, requested) = (*sequence, *requested);
+            let request = Request { project: erase.project, sequence, requested };
+            (hash_of(&hash_key, erase.entity, &erase.key), request)
+        });
+        // Those that are pending come later, and a later one takes the place of an earlier.
+        let last = done.chain(pending).filter(|(_, request)| is_wanted(request)).collect();
+        ByEntity { hash_key, last }
     }
 
     /// Those of which bytes may be left, the oldest first.
@@ -360,14 +376,14 @@ impl Erasures {
     }
 }
 
-impl Unheard {
+impl ByEntity {
     pub(super) fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
+        self.last.is_empty()
     }
 
-    /// Whose erasure this entity is of; none if it is not erased.
-    pub(super) fn project_of(&self, entity: EntityTypeId, key: &[u8]) -> Option<ProjectId> {
-        self.hashes.get(&hash_of(&self.hash_key, entity, key)).copied()
+    /// The last erasure of this entity; none if there is none.
+    pub(super) fn of(&self, entity: EntityTypeId, key: &[u8]) -> Option<Request> {
+        self.last.get(&hash_of(&self.hash_key, entity, key)).copied()
     }
 }
 
@@ -515,15 +531,21 @@ mod tests {
         later.finish(Sequence(20), time(800)).unwrap();
         later.add(erase("pending"), Sequence(30), time(300));
         let unheard = later.unheard_by(&earlier);
-        let of = |entity, key: &str| unheard.project_of(EntityTypeId(entity), key.as_bytes());
-        for key in ["done", "pending"] {
-            assert_eq!((of(4, key), of(5, key)), (Some(ProjectId(3)), None), "{key}");
+        let of = |entity, key: &str| unheard.of(EntityTypeId(entity), key.as_bytes());
+        for (key, number) in [("done", 20), ("pending", 30)] {
+            let (sequence, requested) = (Sequence(number), time(number as i64 * 10));
+            let request = Request { project: ProjectId(3), sequence, requested };
+            assert_eq!((of(4, key), of(5, key)), (Some(request), None), "{key}");
         }
         assert_eq!((of(4, "known"), of(4, "other")), (None, None));
         assert!(later.unheard_by(&later).is_empty());
         // One that was restored and went another way gave the sequence again.
         let mut other = earlier.clone();
         other.add(erase("elsewhere"), Sequence(20), time(250));
-        assert!(later.unheard_by(&other).project_of(EntityTypeId(4), b"done").is_some());
+        assert!(later.unheard_by(&other).of(EntityTypeId(4), b"done").is_some());
+        // Of two of one entity the later one counts.
+        later.add(erase("done"), Sequence(40), time(400));
+        let last = later.by_entity(|_| true).of(EntityTypeId(4), b"done").unwrap();
+        assert_eq!((last.sequence, last.requested), (Sequence(40), time(400)));
     }
 }

@@ -455,19 +455,22 @@ impl Engine {
     /// `OVERLOADED`: as many as may be are being made.
     pub fn begin_training(&self) -> Result<TrainingTurn, Problem> {
         let turn = self.trainings.clone().try_acquire_owned();
-        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(|_| too_many_trainings())
+        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(|_| {
+            let detail = format!("{TRAININGS} training sets are being made; no more at a time");
+            Problem::new(Code::Overloaded, detail)
+        })
     }
 
-    /// Begins a training set as soon as that may be. To be asked for after an upload: a slow one
-    /// would keep others from their turn.
+    /// Begins a training set as soon as that may be, however long it takes: who was let send a file
+    /// is not sent away with it. To be asked for after an upload, since a slow one would keep
+    /// others from their turn; as many wait at most as uploads may be under way.
     ///
     /// # Errors
-    /// `OVERLOADED`: as many as may be are being made, and none came to its end in time.
-    pub async fn wait_for_training(&self, deadline: Deadline) -> Result<TrainingTurn, Problem> {
-        match deadline.bound(self.trainings.clone().acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(TrainingTurn { _permit: permit }),
-            _ => Err(too_many_trainings()),
-        }
+    /// The server is shutting down.
+    pub async fn wait_for_training(&self) -> Result<TrainingTurn, Problem> {
+        let turn = self.trainings.clone().acquire_owned().await;
+        let shutting_down = |_| Problem::new(Code::Draining, "the server is shutting down");
+        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(shutting_down)
     }
 
     /// Makes a training set of a Parquet file of labels. Blocking; nothing is written to `out`
@@ -562,11 +565,6 @@ impl Engine {
             tracing::error!("the writer ended with a panic");
         }
     }
-}
-
-fn too_many_trainings() -> Problem {
-    let detail = format!("{TRAININGS} training sets are being made; no more at a time");
-    Problem::new(Code::Overloaded, detail)
 }
 
 impl Drop for Engine {

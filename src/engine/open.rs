@@ -5,8 +5,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 
 use crate::archive::StateRef;
 use crate::checkpoint::{Checkpoint, Row as CheckpointRow, Sink, SledCheckpoint};
@@ -210,7 +209,7 @@ pub fn open(
         options: options.seal,
         since: watch,
         manner: Manner::new(true),
-        is_unsure: AtomicBool::new(false),
+        installing: Mutex::default(),
     };
     let checkpointer = Checkpointer {
         shared: shared.clone(),

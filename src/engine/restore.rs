@@ -1,12 +1,12 @@
-//! Restores a backup so that nobody comes back whom later backups beside it know to be erased.
+//! Restores a backup so that nobody comes back whom other backups beside it know to be erased.
 //!
 //! It does not know how files are copied, nor how erased bytes are removed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Disk, DiskError};
-use crate::engine::erase::{Erase, Unheard, views_of};
+use crate::engine::erase::{ByEntity, Erase, Request, views_of};
 use crate::engine::known::{Known, KnownError};
 use crate::history::backup::{self, Backups, Marker, Pinned, Unfit, pin_backup};
 use crate::history::open::OpenError;
@@ -24,16 +24,25 @@ use crate::time::{ArrivalTime, Span};
 pub struct Outcome {
     /// What was restored.
     pub restored: Restored,
-    /// Entities that are in the backup, and were erased after it.
-    pub erased: usize,
+    /// The erasures of entities that are in the backup, which does not know of them.
+    pub erased: Vec<Applied>,
     /// By when their bytes are gone, if a server runs.
     pub deadline: ArrivalTime,
-    /// The later backups that were asked who was erased.
+    /// The backups that were asked who was erased.
     pub asked: Vec<PathBuf>,
-    /// Later backups no longer know of erasures up to this one, and the backup is older.
-    pub unremembered: Option<Sequence>,
+    /// Those that no longer know of erasures up to some sequence, which the backup may not know.
+    pub unremembered: Vec<(PathBuf, Sequence)>,
     /// Backups that could not be asked, since their marker cannot be read.
     pub unreadable: Vec<PathBuf>,
+}
+
+/// An erasure that was done to what is restored, since another backup knows of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// That backup.
+    pub by: PathBuf,
+    /// What the erasure is called there.
+    pub request: Request,
 }
 
 /// Why nothing was restored.
@@ -42,13 +51,26 @@ pub enum Error {
     /// The restore itself.
     #[error(transparent)]
     Restore(#[from] RestoreError),
-    /// A backup cannot be read.
-    #[error(
-        "{} cannot be read ({reason}), so nobody knows who was erased; verify it", path.display()
-    )]
-    Unknown {
+    /// The backup cannot be read.
+    #[error("{} cannot be read ({reason}); verify it", path.display())]
+    Unreadable {
         /// The backup.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: Reason,
+    },
+    /// Another backup, which may know who was erased, cannot be read.
+    #[error(
+        "{} cannot be read ({reason}); it may know of entities that were erased after {} was \
+         taken, and they would come back; put a sound copy of it in its place, or move it out of \
+         the directory and restore again: then whoever only it knows to be erased is back",
+        path.display(), chosen.display()
+    )]
+    Unknown {
+        /// That backup.
+        path: PathBuf,
+        /// The one to be restored.
+        chosen: PathBuf,
         /// What is wrong with it.
         reason: Reason,
     },
@@ -80,9 +102,9 @@ impl From<DiskError> for Error {
     }
 }
 
-/// Restores the backup `from`, or the furthest in it, to `data`. Who was erased after it is erased
-/// there too, with the bytes gone `within` that time from `now` on. `progress` hears what is done
-/// and how much there is.
+/// Restores the backup `from`, or the furthest in it, to `data`. Who was erased without its knowing
+/// is erased there too, with the bytes gone `within` that time from `now` on. `progress` hears what
+/// is done and how much there is.
 ///
 /// # Errors
 /// See [`Error`].
@@ -95,26 +117,27 @@ pub fn run(
 ) -> Result<Outcome, Error> {
     restore::refuse_unless_empty(disk, data)?;
     let chosen = restore::find(disk, from)?;
-    let mut later = Later::find(disk, &chosen)?;
+    let mut others = Others::find(disk, &chosen)?;
     let deadline = now.plus(within);
-    let request = later.request(disk, &chosen, deadline)?;
+    let request = others.request(disk, &chosen, deadline)?;
     let added = request.as_ref().map(|request| Added { request, arrival: now });
     let restored = restore::restore(disk, &chosen, data, added, progress)?;
-    let Later { asked, unremembered, unreadable, .. } = later;
-    let erased = request.map_or(0, |request| request.count() as usize);
+    let Others { backups, erased, unremembered, unreadable } = others;
+    let asked = backups.into_iter().map(|(path, _)| path).collect();
     Ok(Outcome { restored, erased, deadline, asked, unremembered, unreadable })
 }
 
-/// What backups that are further than the one restored know of erasures.
-struct Later {
-    /// The furthest of each past: it knows what those before it do.
+/// The backups that may know of erasures that the one restored does not, and what they know.
+struct Others {
+    /// The furthest of each past: it knows what those before it do. A store that was restored goes
+    /// another way than the one it was taken from, and both may go on, so there may be several.
     backups: Vec<(PathBuf, Marker)>,
-    asked: Vec<PathBuf>,
-    unremembered: Option<Sequence>,
+    erased: Vec<Applied>,
+    unremembered: Vec<(PathBuf, Sequence)>,
     unreadable: Vec<PathBuf>,
 }
 
-impl Later {
+impl Others {
     fn find(disk: &dyn Disk, chosen: &Chosen) -> Result<Self, Error> {
         let beside = match chosen.path.file_name() {
             Some(_) => disk::parent(&chosen.path).to_owned(),
@@ -122,21 +145,22 @@ impl Later {
             None => chosen.path.join(".."),
         };
         let Backups { whole, unreadable } = backup::backups(disk, &beside)?;
-        let place = |marker: &Marker| (marker.epoch, marker.sequence);
+        let knows = |other: &Marker, marker: &Marker| {
+            marker.is_of_the_same_past(other) && marker.sequence <= other.sequence
+        };
         let mut backups: Vec<(PathBuf, Marker)> = Vec::new();
         for (path, marker) in whole {
-            let is_later = place(&marker) > place(&chosen.marker);
-            let is_heard = backups.iter().any(|(_, later)| marker.is_of_the_same_past(later));
-            if marker.store == chosen.marker.store && is_later && !is_heard {
+            let is_heard = knows(&chosen.marker, &marker)
+                || backups.iter().any(|(_, other)| knows(other, &marker));
+            if marker.store == chosen.marker.store && !is_heard {
                 backups.push((path, marker));
             }
         }
-        let asked = backups.iter().map(|(path, _)| path.clone()).collect();
         let unreadable = unreadable.into_iter().map(|(path, _)| path).collect();
-        Ok(Self { backups, asked, unremembered: None, unreadable })
+        Ok(Self { backups, erased: Vec::new(), unremembered: Vec::new(), unreadable })
     }
 
-    /// The erasures of all entities in the backup that these know to be erased since.
+    /// The erasures of all entities in the backup that these know to be erased.
     fn request(
         &mut self,
         disk: &dyn Disk,
@@ -146,32 +170,42 @@ impl Later {
         if self.backups.is_empty() {
             return Ok(None);
         }
-        let ours = read(disk, &chosen.path, &chosen.marker)?;
+        let path = &chosen.path;
+        let unreadable = |reason| Error::Unreadable { path: path.clone(), reason };
+        let ours = read(disk, path, &chosen.marker).map_err(unreadable)?;
         let mut unheard = Vec::new();
         for (path, marker) in &self.backups {
-            let theirs = read(disk, path, marker)?;
+            let theirs = read(disk, path, marker).map_err(|reason| {
+                let (path, chosen) = (path.clone(), chosen.path.clone());
+                Error::Unknown { path, chosen, reason }
+            })?;
             let dropped = theirs.known.erasures.dropped();
-            let dropped = dropped.filter(|dropped| *dropped > chosen.marker.sequence);
-            self.unremembered = self.unremembered.max(dropped);
+            // What another past dropped may be of before it went its own way, or of after.
+            let is_known = |dropped: &Sequence| {
+                *dropped <= chosen.marker.sequence && chosen.marker.is_of_the_same_past(marker)
+            };
+            let dropped = dropped.filter(|dropped| !is_known(dropped));
+            self.unremembered.extend(dropped.map(|dropped| (path.clone(), dropped)));
             let news = theirs.known.erasures.unheard_by(&ours.known.erasures);
             if !news.is_empty() {
-                unheard.push((news, theirs.known.registry));
+                unheard.push((path.as_path(), news, theirs.known.registry));
             }
         }
         if unheard.is_empty() {
             return Ok(None);
         }
-        let (registry, last) = (&ours.known.registry, (None, Vec::new()));
-        let search = Search { registry, unheard, found: Entities::new(), last };
-        let found = search.run(&ours.history);
-        let found = found.map_err(|error| unknown(&chosen.path, error))?;
+        let Known { registry, erasures } = &ours.known;
+        let (known, last) = (erasures.by_entity(|_| true), (None, Vec::new()));
+        let search = Search { registry, known, unheard, found: Entities::new(), last };
+        let found = search.run(&ours.history).map_err(|error| unreadable(error.into()))?;
         if found.is_empty() {
             return Ok(None);
         }
         let mut request = RequestBuilder::new(None)?;
-        for (project, entity, key) in found {
-            let views = views_of(&ours.known.registry, entity);
+        for ((project, entity, key), applied) in found {
+            let views = views_of(registry, entity);
             request.control(&Erase { project, entity, key, deadline, views }.encode());
+            self.erased.push(applied);
         }
         Ok(Some(request.finish()?))
     }
@@ -183,28 +217,23 @@ struct Opened {
     known: Known,
 }
 
-fn read(disk: &dyn Disk, path: &Path, marker: &Marker) -> Result<Opened, Error> {
-    let open = || -> Result<Opened, Reason> {
-        let pinned: Pinned = pin_backup(disk, path, marker)?;
-        let history = History::of_pinned(&pinned)?;
-        let known = Known::read(&pinned, &history)?;
-        Ok(Opened { history, known })
-    };
-    open().map_err(|reason| unknown(path, reason))
+fn read(disk: &dyn Disk, path: &Path, marker: &Marker) -> Result<Opened, Reason> {
+    let pinned: Pinned = pin_backup(disk, path, marker)?;
+    let history = History::of_pinned(&pinned)?;
+    let known = Known::read(&pinned, &history)?;
+    Ok(Opened { history, known })
 }
 
-fn unknown(path: &Path, reason: impl Into<Reason>) -> Error {
-    Error::Unknown { path: path.to_owned(), reason: reason.into() }
-}
+/// Entities with their projects, and the erasure that one other backup knows of each.
+type Entities = BTreeMap<(ProjectId, EntityTypeId, Box<[u8]>), Applied>;
 
-/// Entities with their projects.
-type Entities = BTreeSet<(ProjectId, EntityTypeId, Box<[u8]>)>;
-
-/// Looks through the rows of a backup for entities that were erased later.
+/// Looks through the rows of a backup for entities that others know to be erased.
 struct Search<'a> {
     registry: &'a Registry,
-    /// With the definitions of whoever knows them.
-    unheard: Vec<(Unheard, Registry)>,
+    /// The erasures that it knows of.
+    known: ByEntity,
+    /// Those it does not, with whoever knows them and their definitions.
+    unheard: Vec<(&'a Path, ByEntity, Registry)>,
     found: Entities,
     /// Whose row of a sealed file was looked at last.
     last: (Option<ViewId>, Vec<u8>),
@@ -228,11 +257,18 @@ impl Search<'_> {
     }
 
     fn look_as(&mut self, entity: EntityTypeId, key: &[u8]) {
-        for (unheard, theirs) in &self.unheard {
+        for (by, unheard, theirs) in &self.unheard {
             if is_same(entity, self.registry, theirs)
-                && let Some(project) = unheard.project_of(entity, key)
+                && let Some(request) = unheard.of(entity, key)
+                // Who was erased again since, and came back, is not erased a third time.
+                && self
+                    .known
+                    .of(entity, key)
+                    .is_none_or(|known| known.requested <= request.requested)
             {
-                self.found.insert((project, entity, key.into()));
+                let applied = || Applied { by: by.to_path_buf(), request };
+                let whom = (request.project, entity, key.into());
+                self.found.entry(whom).or_insert_with(applied);
             }
         }
     }

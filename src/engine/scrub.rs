@@ -96,11 +96,14 @@ impl Scrubber {
             let file = there.into_iter().find(|file| file.path() == path);
             let Some(file) = file else { continue };
             let mut counted = Counted { budget: &mut *budget, shared: &self.shared };
-            let Some(found) = file.check(&self.shared.history, &mut counted) else { return false };
-            match found.into_iter().next() {
-                Some(damage) => self.report(damage),
-                None => self.shared.damages.retain(|path| path != file.path()),
+            // None if it was removed meanwhile, or the work is to end.
+            let found = file.check(&self.shared.history, &mut counted);
+            match found.map(|found| found.into_iter().next()) {
+                Some(Some(damage)) => self.report(damage),
+                Some(None) => self.shared.damages.retain(|path| path != file.path()),
+                None => {}
             }
+            drop(file);
             if !budget.waits(Duration::ZERO) {
                 return false;
             }

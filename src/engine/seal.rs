@@ -3,9 +3,8 @@
 //!
 //! It does not know the bytes of a sealed file; it decides when one is made and when it counts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -72,9 +71,12 @@ pub(super) enum ManifestChange {
     CloseSegment,
     /// Say of all erasures up to this one that no byte is left.
     FinishErasures(Sequence),
+    /// Change nothing: have readers know the sealed files that are named, and no others.
+    Settle(Arc<Sealer>),
 }
 
-/// Makes the change. The answer is the first sequence of each segment that was struck.
+/// Makes the change. The answer is the first sequence of each segment that is struck and that
+/// readers still have.
 pub(super) fn change_manifest(
     writer: &mut Writer,
     change: ManifestChange,
@@ -88,6 +90,10 @@ pub(super) fn change_manifest(
         ManifestChange::CloseSegment => writer.history.roll(None, 0).map(|()| Vec::new()),
         ManifestChange::FinishErasures(upto) => {
             return erase::finish(writer, upto).map(|()| Vec::new());
+        }
+        ManifestChange::Settle(sealer) => {
+            let settled = writer.history.settle(&sealer).map(|()| Vec::new());
+            return settled.map_err(|error| Problem::new(Code::Internal, error.to_string()));
         }
     };
     changed.map_err(|error| writer.refused(&error))
@@ -149,20 +155,10 @@ pub(super) struct Sealing {
     pub(super) since: Stopwatch,
     /// Files are made in idle time, but for what was kept waiting.
     pub(super) manner: Manner,
-    /// A panic left open whether readers know of all that the manifest names: what would be made
-    /// next could stand there twice.
-    pub(super) is_unsure: AtomicBool,
-}
-
-/// While a file is put in place.
-struct Installing<'a>(&'a AtomicBool);
-
-impl Drop for Installing<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
+    /// Held while a file is put in place, with its number and those of the files it replaces. A
+    /// panic there, which poisons it, leaves open whether readers know of all that the manifest
+    /// names: what would be made next could stand there twice.
+    pub(super) installing: Mutex<Vec<u64>>,
 }
 
 /// Why nothing came of it; it is tried again.
@@ -225,10 +221,6 @@ impl Sealing {
         let interval = self.options.interval.to_std();
         self.publish_numbers();
         loop {
-            if self.is_unsure.load(Ordering::SeqCst) {
-                tracing::error!("sealing and merging rest until a restart, after a panic");
-                return;
-            }
             match self.work(work, &mut budget, (&mut forgetting, &mut quiet)) {
                 Ok(()) => pause = Duration::ZERO,
                 Err(SealError::Build(BuildError::Interrupted)) => return,
@@ -251,6 +243,7 @@ impl Sealing {
         (forgetting, quiet): (&mut Forgetting, &mut Quiet),
     ) -> Result<(), SealError> {
         let metrics = &self.shared.metrics;
+        drop(self.settled()?);
         match work {
             Work::Seal => {
                 self.make_all(&metrics.sealing_time, Sealer::next_to_seal, budget)?;
@@ -319,11 +312,32 @@ impl Sealing {
         Ok(())
     }
 
+    /// Nobody puts a file in place as long as this is held, and readers know of all that were.
+    fn settled(&self) -> Result<MutexGuard<'_, Vec<u64>>, Problem> {
+        match self.installing.lock() {
+            Ok(settled) => Ok(settled),
+            Err(poisoned) => {
+                let settled = poisoned.into_inner();
+                self.change(ManifestChange::Settle(self.sealer.clone()))?;
+                let known = self.shared.history.sealed();
+                for number in settled.iter() {
+                    if known.iter().all(|file| file.entry().number != *number) {
+                        self.sealer.remove(*number);
+                    }
+                }
+                self.installing.clear_poison();
+                tracing::info!("sealing and merging go on after a panic");
+                Ok(settled)
+            }
+        }
+    }
+
     /// The file counts from the moment the manifest names it; then readers are told, and what it
     /// replaces is removed. Whoever reads that goes on reading it.
     fn install(&self, made: &Made) -> Result<(), SealError> {
-        let _installing = Installing(&self.is_unsure);
+        let mut installing = self.settled()?;
         let (entry, replaces) = (made.file.entry(), made.replaces.clone());
+        *installing = [&made.replaces[..], &[entry.number]].concat();
         if let Err(problem) = self.change(ManifestChange::NameSealed(entry, replaces)) {
             // Else nobody can know whether the manifest names it.
             if problem.code == Code::DiskFull {

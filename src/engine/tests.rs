@@ -1,5 +1,7 @@
 //! The engine as a whole on a real directory: definitions, writes, lookups, as-of reads, restarts.
 
+mod backups;
+
 mod bounds;
 
 mod definitions;

@@ -48,8 +48,10 @@ impl AtRest {
         }
     }
 
-    /// Reads all of it from the device, and says what is damaged; none if the work was given up.
+    /// Reads all of it from the device, and says what is damaged; none if the work was given up, or
+    /// the file was removed meanwhile: its bytes stay for as long as it is held.
     pub fn check(&self, history: &History, pace: &mut dyn Pace) -> Option<Vec<Damage>> {
+        let pace = &mut WhileThere { pace, history, file: self };
         let file = match self {
             Self::Sealed(file) => file.file().as_ref(),
             Self::Segment(segment) => segment.file(),
@@ -67,6 +69,31 @@ impl AtRest {
         };
         let _ = file.drop_cache();
         found
+    }
+
+    fn is_of(&self, history: &History) -> bool {
+        match self {
+            Self::Sealed(file) => {
+                let number = file.entry().number;
+                history.sealed().iter().any(|there| there.entry().number == number)
+            }
+            Self::Segment(segment) => {
+                history.segments().iter().any(|there| there.first() == segment.first())
+            }
+        }
+    }
+}
+
+/// Gives up reading a file that is of history no more.
+struct WhileThere<'a> {
+    pace: &'a mut dyn Pace,
+    history: &'a History,
+    file: &'a AtRest,
+}
+
+impl Pace for WhileThere<'_> {
+    fn worked(&mut self, bytes: u64) -> bool {
+        self.pace.worked(bytes) && self.file.is_of(self.history)
     }
 }
 

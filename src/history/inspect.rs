@@ -74,9 +74,9 @@ fn describe_frame(frame: &FrameHeader) -> String {
 }
 
 fn describe_manifest(manifest: &Manifest) -> Vec<String> {
-    let Manifest { store, epoch, last_arrival, .. } = manifest;
+    let Manifest { store, epoch, past, last_arrival, .. } = manifest;
     let mut lines = vec![
-        format!("manifest of store {store}, epoch {epoch}"),
+        format!("manifest of store {store}, epoch {epoch}, past {past}"),
         match *last_arrival {
             ArrivalTime::MIN => "nothing had arrived".to_owned(),
             last => format!("last arrival {last}"),

@@ -31,6 +31,9 @@ pub struct Manifest {
     pub store: StoreId,
     /// The latest start of the server.
     pub epoch: Epoch,
+    /// Drawn by chance at each restore, so that two that were restored from one backup are told
+    /// apart; 0 before the first.
+    pub past: u16,
     /// The latest arrival time when it was written.
     pub last_arrival: ArrivalTime,
     /// The live segments in order; all but the last are closed.
@@ -142,6 +145,7 @@ impl Manifest {
         }
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4..6].copy_from_slice(&format.to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.past.to_le_bytes());
         bytes[8..24].copy_from_slice(&self.store.0);
         bytes[24..28].copy_from_slice(&self.epoch.0.to_le_bytes());
         let length = (bytes.len() - HEADER_BYTES) as u64;
@@ -172,7 +176,7 @@ impl Manifest {
         if ![UNSEALED, FLOORLESS, UNLIFTED, FORMAT].contains(&format) {
             return Err(ManifestError::Newer { format });
         }
-        reader.array::<2>()?;
+        let past = u16::from_le_bytes(reader.array()?);
         let store = StoreId(reader.array()?);
         let epoch = Epoch(u32::from_le_bytes(reader.array()?));
         let length = reader.number()?;
@@ -217,7 +221,7 @@ impl Manifest {
         if reader.at != bytes.len() {
             return Err(ManifestError::LeftOver { at: reader.at });
         }
-        Ok(Self { store, epoch, last_arrival, segments, floors, sealed, control })
+        Ok(Self { store, epoch, past, last_arrival, segments, floors, sealed, control })
     }
 }
 
@@ -310,6 +314,7 @@ mod tests {
         Manifest {
             store: StoreId(*b"0123456789abcdef"),
             epoch: Epoch(5),
+            past: 0,
             last_arrival: ArrivalTime::from_micros(77),
             segments: vec![
                 SegmentEntry { first: Sequence(1), last: Some(Sequence(9)) },
@@ -339,7 +344,8 @@ mod tests {
             control: None,
             ..example()
         };
-        for manifest in [example(), loaded(), bare] {
+        let restored = Manifest { past: 0xA1B2, ..example() };
+        for manifest in [example(), loaded(), bare, restored] {
             assert_eq!(Manifest::decode(&manifest.encode()), Ok(manifest));
         }
     }
@@ -393,7 +399,7 @@ mod tests {
         let written: String = example().encode().iter().map(hex).collect();
         let golden = concat!(
             "4c4d414e",                         // magic
-            "03000000",                         // format, reserved
+            "03000000",                         // format, past
             "30313233343536373839616263646566", // store
             "05000000",                         // epoch
             "7800000000000000",                 // length of what follows the header

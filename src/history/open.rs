@@ -166,6 +166,7 @@ fn create_store(disk: &dyn Disk, root: &Path, directory: &Path) -> Result<Manife
     let manifest = Manifest {
         store: StoreId(store),
         epoch: Epoch(0),
+        past: 0,
         last_arrival: ArrivalTime::MIN,
         segments: Vec::new(),
         floors: Vec::new(),

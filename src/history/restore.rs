@@ -15,6 +15,9 @@ use crate::frame::{self, FrameHeader, FrameKind};
 use crate::ids::{Epoch, Sequence};
 use crate::time::ArrivalTime;
 
+/// One of so many parts of the epochs that are left is what a restore draws from.
+const EPOCHS_SHARED: u32 = 128;
+
 /// A backup that is to be restored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Chosen {
@@ -105,10 +108,28 @@ pub enum RestoreError {
     #[error("no random bytes for an epoch: {0}")]
     Random(getrandom::Error),
     /// Epochs are counted in 32 bits.
-    #[error("the store was restored too often: epoch {epoch}")]
+    #[error(
+        "{} has epoch {epoch}, and no later one is left for a restore: the store was restored too \
+         often, each time from a backup of the one restored before; the backup is whole, so \
+         export it (larder export --data) and load that into a new store", path.display()
+    )]
     Epochs {
-        /// That of the backup.
+        /// The backup.
+        path: PathBuf,
+        /// Its epoch.
         epoch: Epoch,
+    },
+    /// The backup of the highest epoch is not of the store that was backed up last.
+    #[error(
+        "{} has backups of one store that went several ways since a restore: {} is the furthest, \
+         and {} was taken last; name the one to restore",
+        path.display(), backups[0].display(), backups[1].display()
+    )]
+    Pasts {
+        /// The directory of backups.
+        path: PathBuf,
+        /// The furthest, and the one taken last.
+        backups: Box<[PathBuf; 2]>,
     },
 }
 
@@ -132,7 +153,13 @@ pub fn restore(
     check(disk, from, &mut |part, _| progress(part, total))?;
     let manifest = Manifest::load(disk, from)?;
     let manifest = manifest.ok_or_else(|| RestoreError::NoBackup { path: from.clone() })?;
-    let manifest = Manifest { epoch: later_epoch(manifest.epoch)?, ..manifest };
+    let mut random = [0; 4];
+    getrandom::fill(&mut random).map_err(RestoreError::Random)?;
+    let [jumps, starts, past @ ..] = random;
+    let epoch = later_epoch(manifest.epoch, [jumps, starts])
+        .ok_or_else(|| RestoreError::Epochs { path: from.clone(), epoch: manifest.epoch })?;
+    // 0 is that of a store that was never restored.
+    let manifest = Manifest { epoch, past: u16::from_le_bytes(past).max(1), ..manifest };
     let directory = data.join("history");
     disk.create_dir_all(&directory)?;
     let _lock = disk.lock_exclusive(&data.join("LOCK"))?;
@@ -226,14 +253,16 @@ pub fn find(disk: &dyn Disk, from: &Path) -> Result<Chosen, RestoreError> {
     if let Some((_, error)) = unreadable.into_iter().next() {
         return Err(RestoreError::Unclear { path, error });
     }
-    let mut whole = whole.into_iter();
-    let first = whole.next().ok_or(RestoreError::NoBackup { path })?;
-    match whole.find(|(_, marker)| marker.store != first.1.store) {
-        Some((other, _)) => {
-            let (path, backups) = (from.to_owned(), Box::new([first.0, other]));
-            Err(RestoreError::Several { path, backups })
+    let Some((first, marker)) = whole.first() else { return Err(RestoreError::NoBackup { path }) };
+    let both = |other: &Path| Box::new([first.clone(), other.to_owned()]);
+    if let Some((other, _)) = whole.iter().find(|(_, other)| other.store != marker.store) {
+        return Err(RestoreError::Several { path, backups: both(other) });
+    }
+    match whole.iter().rev().max_by_key(|(_, marker)| marker.taken) {
+        Some((last, other)) if !other.is_of_the_same_past(marker) => {
+            Err(RestoreError::Pasts { path, backups: both(last) })
         }
-        None => Ok(Chosen { path: first.0, marker: first.1 }),
+        _ => Ok(Chosen { path: first.clone(), marker: marker.clone() }),
     }
 }
 
@@ -251,14 +280,17 @@ fn check(
 }
 
 /// Further than the store it was taken from gets by starts, and most likely another than that of
-/// any other restore: sequence and epoch together are never used twice.
-fn later_epoch(epoch: Epoch) -> Result<Epoch, RestoreError> {
-    let mut random = [0; 2];
-    getrandom::fill(&mut random).map_err(RestoreError::Random)?;
-    // Two restores of one backup are mostly further from each other than starts lead, too.
+/// any other restore: sequence and epoch together are never used twice. None if there is no such
+/// epoch, or it would leave no room for starts.
+fn later_epoch(epoch: Epoch, random: [u8; 2]) -> Option<Epoch> {
+    // Epochs are counted in 32 bits. Each restore takes a small part of what is left, so that a
+    // store can be restored, backed up and restored again many hundred times.
+    let left = (u32::MAX - epoch.0) / EPOCH_JUMP;
+    let most = (left / EPOCHS_SHARED).clamp(1, 1 << u8::BITS);
     let [jumps, starts] = random.map(u32::from);
-    let further = EPOCH_JUMP * (1 + 2 * jumps) + starts;
-    epoch.0.checked_add(further).map(Epoch).ok_or(RestoreError::Epochs { epoch })
+    // Two restores of one backup are mostly further from each other than starts lead, too.
+    let further = EPOCH_JUMP * (1 + 2 * (jumps % most)) + starts;
+    epoch.0.checked_add(further).filter(|later| u32::MAX - later >= EPOCH_JUMP).map(Epoch)
 }
 
 fn copy(disk: &dyn Disk, from: &Path, to: &Path, file: &MarkerFile) -> Result<(), RestoreError> {
@@ -281,4 +313,24 @@ fn copy(disk: &dyn Disk, from: &Path, to: &Path, file: &MarkerFile) -> Result<()
         return Err(RestoreError::Changed { path });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hundreds_of_restores_one_behind_another_find_an_epoch() {
+        let (mut epoch, mut restores) = (Epoch(1), 0);
+        let later = |epoch| (0..=u8::MAX).filter_map(move |jumps| later_epoch(epoch, [jumps, 255]));
+        while let Some(latest) = later(epoch).max() {
+            assert!(later(epoch).min().is_some_and(|first| first.0 - epoch.0 >= EPOCH_JUMP));
+            assert!(u32::MAX - latest.0 >= EPOCH_JUMP, "it can be started often");
+            (epoch, restores) = (latest, restores + 1);
+        }
+        assert!(restores > 500, "{restores}");
+        // Two of one backup mostly do not get there by starts either.
+        let [a, b] = [3, 4].map(|jumps| later_epoch(Epoch(1), [jumps, 0]).unwrap().0);
+        assert_eq!(b - a, 2 * EPOCH_JUMP);
+    }
 }

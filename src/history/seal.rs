@@ -22,7 +22,7 @@ use super::sealed::{
 };
 use super::segment::Segment;
 use super::writer::SEGMENT_BYTES_MAX;
-use crate::disk::{self, Disk, DiskFile};
+use crate::disk::{self, Disk};
 use crate::ids::{Sequence, ViewId};
 use crate::time::EventTime;
 
@@ -183,11 +183,7 @@ impl Sealer {
             disk.rename(&temporary, &path)?;
             disk.sync_dir(&self.directory)?;
             let entry = SealedEntry { number, first, last, bytes, lift: Lift::default() };
-            let file: Arc<dyn DiskFile> = disk.open_read(&path)?;
-            file.drop_cache()?;
-            let sealed = SealedFile::open(file, store, entry, self.blocks.clone())
-                .map_err(|error| BuildError::ReadBack(error.to_string()))?;
-            let sealed = Arc::new(sealed);
+            let sealed = self.open(entry)?;
             read_back(&sealed, pace)?;
             Ok((sealed, dropped))
         })();
@@ -195,6 +191,14 @@ impl Sealer {
             self.remove_file(temporary);
             self.remove(number);
         })
+    }
+
+    /// Opens a sealed file, which is read from the device.
+    pub(super) fn open(&self, entry: SealedEntry) -> Result<Arc<SealedFile>, BuildError> {
+        let file = self.disk.open_read(&sealed::path(&self.directory, entry.number))?;
+        file.drop_cache()?;
+        let sealed = SealedFile::open(file, self.history.store(), entry, self.blocks.clone());
+        sealed.map(Arc::new).map_err(|error| BuildError::ReadBack(error.to_string()))
     }
 }
 

@@ -10,7 +10,8 @@ use super::History;
 use super::chain;
 use super::manifest::{ControlSnapshot, Manifest, RetentionFloor, SegmentEntry};
 use super::record::{self, EncodedRequest};
-use super::sealed::SealedEntry;
+use super::seal::Sealer;
+use super::sealed::{BuildError, SealedEntry};
 use super::segment::{self, Segment, SegmentHeader};
 use crate::disk::{self, Disk, DiskError, DiskErrorKind, DiskLock, Operation};
 use crate::frame::{self, FrameHeader, FrameKind};
@@ -265,8 +266,9 @@ impl Writer {
     }
 
     /// Strikes the segments from the manifest that are sealed, whose control records are in the
-    /// control snapshot, and that end at or before `upto`. Returns the first sequence of each; the
-    /// files may be removed now.
+    /// control snapshot, and that end at or before `upto`. Returns the first sequence of each that
+    /// is not named and that readers still have, also where an earlier time came to nothing before
+    /// they were told; the files may be removed now.
     ///
     /// # Errors
     /// As [`Self::name_sealed`].
@@ -277,14 +279,32 @@ impl Writer {
         let upto = upto.min(sealed).min(controlled);
         let goes = |entry: &SegmentEntry| entry.last.is_some_and(|last| last <= upto);
         let mut manifest = self.manifest.clone();
-        let gone: Vec<Sequence> =
-            manifest.segments.iter().filter(|entry| goes(entry)).map(|entry| entry.first).collect();
-        if gone.is_empty() {
-            return Ok(gone);
-        }
         manifest.segments.retain(|entry| !goes(entry));
-        self.replace_manifest(manifest, None)?;
-        Ok(gone)
+        if manifest.segments.len() < self.manifest.segments.len() {
+            self.replace_manifest(manifest, None)?;
+        }
+        let named = &self.manifest.segments;
+        let is_named = |first: &Sequence| named.iter().any(|entry| entry.first == *first);
+        let known = self.history.segments();
+        Ok(known.iter().map(|segment| segment.first()).filter(|first| !is_named(first)).collect())
+    }
+
+    /// Has readers know the sealed files that the manifest names and no others, where whoever had
+    /// one named came to nothing before they were told.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn settle(&self, sealer: &Sealer) -> Result<(), BuildError> {
+        let (named, known) = (&self.manifest.sealed, self.history.sealed());
+        let is_named = |number: &u64| named.iter().any(|entry| entry.number == *number);
+        let numbers = known.iter().map(|file| file.entry().number);
+        let gone: Vec<u64> = numbers.filter(|number| !is_named(number)).collect();
+        for entry in named {
+            if known.iter().all(|file| file.entry().number != entry.number) {
+                self.history.publish(sealer.open(*entry)?, &gone);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn save(

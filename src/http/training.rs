@@ -9,7 +9,6 @@ use axum::http::{HeaderValue, Response};
 use serde::Deserialize;
 
 use crate::engine::Engine;
-use crate::engine::deadline::Deadline;
 use crate::engine::error::Problem;
 use crate::engine::label_columns::KeyColumns;
 use crate::engine::spool::Spool;
@@ -58,8 +57,8 @@ pub(super) async fn answer(mut call: Call) -> Answered {
     };
     let with = (engine.limits(), &call.door.metrics);
     let spool = upload::receive(body, spool, with).await?;
-    let deadline = Deadline::after(engine.limits().request_timeout);
-    let turn = engine.wait_for_training(deadline).await?;
+    // The spool keeps its place among the uploads until then.
+    let turn = engine.wait_for_training().await?;
     let labels = spool.finish();
     let made = streamed::make(move |out| {
         let report = |done: u64, of: u64| tracing::debug!(done, of, "making a training set");

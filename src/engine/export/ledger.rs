@@ -31,6 +31,8 @@ struct Content {
     format: u32,
     store: String,
     epoch: u32,
+    #[serde(default)]
+    past: u16,
     project: String,
     sequence: u64,
     #[serde(default)]
@@ -118,6 +120,7 @@ impl Ledger {
             format: FORMAT,
             store: manifest.store.to_string(),
             epoch: manifest.epoch.0,
+            past: manifest.past,
             project: project.to_owned(),
             sequence: 0,
             views: Directories::default(),
@@ -147,7 +150,7 @@ impl Ledger {
     }
 
     fn refuse_others(&self, now: &Content, sequence: Sequence) -> Result<(), LedgerError> {
-        let Content { store, epoch, project, sequence: had, .. } = &self.content;
+        let Content { store, epoch, past, project, sequence: had, .. } = &self.content;
         let other = |holds: String, asked: String| {
             Err(LedgerError::Other { path: self.directory.clone(), holds, asked })
         };
@@ -158,7 +161,8 @@ impl Ledger {
             return other(format!("project {project}"), now.project.clone());
         }
         let starts = now.epoch.checked_sub(*epoch);
-        if starts.is_none_or(|starts| starts >= EPOCH_JUMP) || *had > sequence.0 {
+        let is_other_past = *past != now.past || starts.is_none_or(|starts| starts >= EPOCH_JUMP);
+        if is_other_past || *had > sequence.0 {
             let asked = format!("sequence {sequence} of epoch {}, restored from", now.epoch);
             let asked = format!("{asked} a backup");
             return other(format!("history up to sequence {had} of epoch {epoch}"), asked);

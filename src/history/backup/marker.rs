@@ -11,7 +11,10 @@ use crate::disk::{self, Disk, DiskError};
 use crate::ids::{Epoch, Sequence};
 use crate::time::ArrivalTime;
 
+/// The first line of one of a store that was never restored,
 const FIRST: &str = "larder backup 1";
+/// and of one that was: it says of which restore.
+const FIRST_OF_RESTORED: &str = "larder backup 2";
 
 /// How far a restored store's epoch is ahead of the backup's, at least: so far that the store it
 /// was taken from does not get there by being started again.
@@ -24,6 +27,8 @@ pub struct Marker {
     pub store: String,
     /// The start of the server that was running, or the last one.
     pub epoch: Epoch,
+    /// Which restore the store came from; 0 if it never was restored.
+    pub past: u16,
     /// Everything up to here is in it.
     pub sequence: Sequence,
     /// When it was taken.
@@ -75,6 +80,7 @@ impl Marker {
         Self {
             store: pinned.manifest.store.to_string(),
             epoch: pinned.manifest.epoch,
+            past: pinned.manifest.past,
             sequence: pinned.sequence,
             taken,
             files: Vec::new(),
@@ -85,7 +91,8 @@ impl Marker {
     /// in between: a restored store gives numbers of files again.
     pub fn is_of_the_same_past(&self, later: &Self) -> bool {
         let starts = later.epoch.0.checked_sub(self.epoch.0);
-        self.store == later.store && starts.is_some_and(|starts| starts < EPOCH_JUMP)
+        (&self.store, self.past) == (&later.store, later.past)
+            && starts.is_some_and(|starts| starts < EPOCH_JUMP)
     }
 
     /// Reads the marker of a backup.
@@ -110,10 +117,10 @@ impl Marker {
         }
         Some(match Self::decode(bytes) {
             Err(error) => vec![format!("marker of a backup, unreadable: {error}")],
-            Ok(Self { store, epoch, sequence, taken, files }) => {
+            Ok(Self { store, epoch, past, sequence, taken, files }) => {
                 let bytes: u64 = files.iter().map(|file| file.bytes).sum();
                 let mut lines = vec![
-                    format!("marker of a backup of store {store}, epoch {epoch}"),
+                    format!("marker of a backup of store {store}, epoch {epoch}, past {past}"),
                     format!("taken {taken}, up to sequence {sequence}, {bytes} bytes of history"),
                 ];
                 lines.extend(files.iter().map(|MarkerFile { name, bytes, crc }| {
@@ -125,10 +132,15 @@ impl Marker {
     }
 
     fn encode(&self) -> String {
-        let Self { store, epoch, sequence, taken, files } = self;
+        let Self { store, epoch, past, sequence, taken, files } = self;
         let micros = taken.micros();
+        let (first, past) = match past {
+            0 => (FIRST, String::new()),
+            past => (FIRST_OF_RESTORED, format!("past {past}\n")),
+        };
         let mut text = format!(
-            "{FIRST}\nstore {store}\nepoch {epoch}\nsequence {sequence}\ntaken {micros} {taken}\n"
+            "{first}\nstore {store}\nepoch {epoch}\n{past}sequence {sequence}\n\
+             taken {micros} {taken}\n"
         );
         for MarkerFile { name, bytes, crc } in files {
             let _ = writeln!(text, "file {crc:08x} {bytes} {name}");
@@ -146,21 +158,24 @@ impl Marker {
             return Err(format!("its checksum is {}, its bytes give {crc:08x}", end.trim_end()));
         }
         let mut lines = body.lines();
-        if lines.next() != Some(FIRST) {
-            return Err(format!("it does not begin with \"{FIRST}\""));
-        }
+        let is_restored = match lines.next() {
+            Some(FIRST) => false,
+            Some(FIRST_OF_RESTORED) => true,
+            _ => return Err(format!("it begins neither with \"{FIRST}\" nor as a later one")),
+        };
         let mut field = |name: &str| {
             let line = lines.next().and_then(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.ok_or_else(|| format!("it has no {name}"))
         };
         let store = field("store")?.to_owned();
         let epoch = Epoch(number(field("epoch")?)?);
+        let past = if is_restored { number(field("past")?)? } else { 0 };
         let sequence = Sequence(number(field("sequence")?)?);
         let taken = field("taken")?;
         let taken = number(taken.split(' ').next().unwrap_or(taken))?;
         let files: Result<Vec<MarkerFile>, String> = lines.map(file).collect();
         let taken = ArrivalTime::from_micros(taken);
-        Ok(Self { store, epoch, sequence, taken, files: files? })
+        Ok(Self { store, epoch, past, sequence, taken, files: files? })
     }
 }
 
@@ -190,6 +205,7 @@ mod tests {
         Marker {
             store: "00ff".to_owned(),
             epoch: Epoch(5),
+            past: 0,
             sequence: Sequence(4711),
             taken: ArrivalTime::from_micros(1_795_273_445_123_456),
             files: vec![file("00000000000000000001.log"), file("00000000000000000003.sealed")],
@@ -202,6 +218,9 @@ mod tests {
         assert_eq!(Marker::decode(text.as_bytes()), Ok(example()));
         let bare = Marker { files: Vec::new(), ..example() };
         assert_eq!(Marker::decode(bare.encode().as_bytes()), Ok(bare));
+        let restored = Marker { past: 77, ..example() };
+        assert!(!text.contains("past") && restored.encode().contains("\npast 77\n"));
+        assert_eq!(Marker::decode(restored.encode().as_bytes()), Ok(restored));
         for bit in 0..text.len() * 8 {
             let mut bad = text.clone().into_bytes();
             bad[bit / 8] ^= 1 << (bit % 8);
@@ -231,5 +250,8 @@ mod tests {
         assert!(!at(5 + EPOCH_JUMP).is_of_the_same_past(&at(6)));
         let other = Marker { store: "01".to_owned(), ..example() };
         assert!(!other.is_of_the_same_past(&example()));
+        // Two of one backup may have been given epochs that are near each other.
+        let other = Marker { past: 9, ..example() };
+        assert!(!other.is_of_the_same_past(&example()) && other.is_of_the_same_past(&other));
     }
 }

@@ -15,6 +15,7 @@ use crate::history::backup::{
     BackupError, Backups, EPOCH_JUMP, Marker, Taken, backups, check_marker, marker_path,
     pin_directory, take,
 };
+use crate::history::manifest::Manifest;
 use crate::history::restore::{Added, RestoreError, Restored, find, restore};
 use crate::history::verify::{InUse, verify};
 
@@ -313,4 +314,39 @@ fn a_damaged_store_is_not_backed_up() {
         let left = disk.list(Path::new(TO)).unwrap();
         assert!(left.iter().all(|entry| !entry.directory), "{left:?}");
     }
+}
+
+#[test]
+fn the_furthest_is_not_taken_where_another_past_was_backed_up_last() {
+    let disk = store();
+    let first = back_up(&disk, 1).unwrap();
+    restore_to(&disk, &first.path, OTHER).unwrap();
+    drop(open_in(&disk, OTHER));
+    let (pinned, lock) = pin_directory(&disk, Path::new(OTHER)).unwrap();
+    assert!(pinned.manifest.past > 0 && pinned.manifest.epoch.0 > EPOCH_JUMP);
+    let drill = take(&disk, &pinned, Path::new(TO), at(2), &mut |_, _| {}).unwrap();
+    drop(lock);
+    // The furthest was also taken last: the first store may be gone.
+    let found = find(&disk, Path::new(TO)).unwrap();
+    assert_eq!((found.path, found.marker.past), (drill.path.clone(), pinned.manifest.past));
+    let last = back_up(&disk, 3).unwrap();
+    let error = find(&disk, Path::new(TO)).unwrap_err();
+    let RestoreError::Pasts { backups, .. } = &error else { panic!("{error}") };
+    assert_eq!(**backups, [drill.path, last.path.clone()]);
+    assert!(error.to_string().contains("name the one to restore"), "{error}");
+    restore_to(&disk, &last.path, "/named").unwrap();
+}
+
+#[test]
+fn a_store_without_a_later_epoch_is_not_restored() {
+    let disk = store();
+    let manifest = Manifest::load(&disk, Path::new(ROOT)).unwrap().unwrap();
+    let manifest = Manifest { epoch: Epoch(u32::MAX - EPOCH_JUMP), ..manifest };
+    manifest.save(&disk, Path::new(ROOT)).unwrap();
+    let taken = back_up(&disk, 1).unwrap();
+    let error = restore_to(&disk, Path::new(TO), OTHER).unwrap_err();
+    assert!(matches!(error, RestoreError::Epochs { .. }), "{error}");
+    let said = error.to_string();
+    let path = taken.path.display().to_string();
+    assert!(said.contains(&path) && said.contains("larder export --data"), "{said}");
 }

@@ -447,3 +447,38 @@ fn the_newest_of_each_feature_is_found_wherever_its_row_is() {
         assert!(!opened.reader.sealed().is_empty(), "seed {seed}");
     }
 }
+
+#[test]
+fn what_a_panic_left_half_done_is_done_by_the_next() {
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    for number in 0..12 {
+        append(&mut opened.writer, &request(&[(1, number); 50]), number).unwrap();
+    }
+    let all = replayed(&opened.reader);
+    // A file is named, and readers are not told; then one in the place of several.
+    for round in 0..9 {
+        let sealed = |opened: &Opened| opened.sealer.next_to_seal();
+        let task = if round < 8 { sealed(&opened) } else { opened.sealer.next_to_merge() };
+        let made = opened.sealer.make(&task.unwrap(), &mut Unhurried).unwrap();
+        opened.writer.name_sealed(made.file.entry(), &made.replaces).unwrap();
+        for _ in 0..2 {
+            opened.writer.settle(&opened.sealer).unwrap();
+            let known = opened.reader.sealed();
+            assert_eq!(known.len(), if round < 8 { round + 1 } else { 1 });
+            assert_eq!(known.last().unwrap().entry(), made.file.entry());
+            assert_eq!(replayed(&opened.reader), all, "{round}");
+        }
+    }
+    // Segments are struck, and readers keep them.
+    let covers = opened.reader.durable();
+    let control = ControlSnapshot { covers, bytes: b"c".as_slice().into() };
+    opened.writer.save_control(control).unwrap();
+    let upto = opened.reader.sealed_upto();
+    let struck = opened.writer.strike_segments(upto).unwrap();
+    assert!(struck.len() > 1 && opened.reader.log_has_segment_within(upto));
+    assert_eq!(opened.writer.strike_segments(upto).unwrap(), struck);
+    opened.reader.forget_segments(*struck.last().unwrap());
+    assert_eq!(opened.writer.strike_segments(upto).unwrap(), []);
+    assert_eq!(replayed(&opened.reader), all);
+}

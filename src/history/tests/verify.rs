@@ -8,6 +8,7 @@ use std::path::Path;
 use super::sealing::{merge_one, seal_one, strike};
 use super::*;
 use crate::disk::read_whole;
+use crate::history::at_rest::AtRest;
 use crate::history::manifest;
 use crate::history::verify::{FindingKind, InUse, Verified, verify};
 
@@ -183,6 +184,47 @@ fn what_is_at_rest_is_read_again_and_damage_is_found() {
         assert_eq!(file.check(&opened.reader, &mut Never), None, "it was told to stop");
     }
     assert!(bytes > 10_000, "{bytes}");
+}
+
+/// Merges and strikes while a file is read.
+struct Meanwhile<'a> {
+    opened: &'a mut Opened,
+    parts: usize,
+}
+
+impl Pace for Meanwhile<'_> {
+    fn worked(&mut self, _: u64) -> bool {
+        self.parts += 1;
+        if self.parts == 1 {
+            while merge_one(self.opened) {}
+            strike(self.opened);
+        }
+        true
+    }
+}
+
+#[test]
+fn what_is_removed_while_it_is_read_is_let_go() {
+    for segment in [false, true] {
+        let disk = FakeDisk::new();
+        let mut opened = open_at(&disk).unwrap();
+        for number in 0..250 {
+            let group = request(&[((number % 5) as u8, number), (2, number / 2)]);
+            append(&mut opened.writer, &group, number).unwrap();
+            opened.writer.sync().unwrap();
+        }
+        while seal_one(&mut opened) {}
+        let history = opened.reader.clone();
+        let is_wanted = |file: &AtRest| matches!(file, AtRest::Segment(_)) == segment;
+        let file = history.at_rest().into_iter().find(is_wanted).unwrap();
+        assert_eq!(file.check(&history, &mut Unhurried), Some(Vec::new()));
+        let mut pace = Meanwhile { opened: &mut opened, parts: 0 };
+        assert_eq!(file.check(&history, &mut pace), None, "{}", file.path().display());
+        assert_eq!(pace.parts, 1);
+        assert!(!history.is_all_let_go());
+        drop(file);
+        assert!(history.is_all_let_go());
+    }
 }
 
 struct Counting(u64);

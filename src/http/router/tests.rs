@@ -1,17 +1,25 @@
 //! Routes driven in process, over a store in a directory of its own.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Mutex;
+use std::task::Context;
+
 use arrow::array::{ArrayRef, Float64Array, StringArray, TimestampSecondArray};
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::RecordBatch;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http_body_util::BodyExt;
+use hyper::body::Frame;
 use parquet::arrow::ArrowWriter;
 use serde_json::{Value, json};
 
 use super::*;
 use crate::disk::real::RealDisk;
+use crate::engine::Engine;
 use crate::engine::open::{Options, open};
 use crate::engine::seal::SealOptions;
+use crate::engine::training::TrainingTurn;
 use crate::engine::writes::Durability;
 use crate::http::call::Format;
 use crate::limits::Limits;
@@ -20,15 +28,23 @@ use crate::online::TierLimits;
 use crate::time::{Clock, Span, SystemClock};
 
 fn door() -> Arc<Door> {
+    door_with(Limits { body_bytes: 4096, ..Limits::default() })
+}
+
+fn door_with(limits: Limits) -> Arc<Door> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let limits = Limits { body_bytes: 4096, ..Limits::default() };
     Arc::new(Door::new(limits, Metrics::new(clock.now()), clock))
 }
 
 /// A door to an empty store.
 fn open_door() -> (Arc<Door>, tempfile::TempDir) {
-    let directory = tempfile::tempdir().unwrap();
     let door = door();
+    let directory = open_store(&door);
+    (door, directory)
+}
+
+fn open_store(door: &Door) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
     let options = Options {
         data_dir: directory.path().to_owned(),
         durability: Durability::Sync,
@@ -43,7 +59,7 @@ fn open_door() -> (Arc<Door>, tempfile::TempDir) {
     };
     let (clock, metrics) = (Arc::clone(&door.clock), Arc::clone(&door.metrics));
     door.open(open(options, Arc::new(RealDisk), clock, metrics).unwrap());
-    (door, directory)
+    directory
 }
 
 struct Answer {
@@ -246,4 +262,55 @@ async fn columns_go_in_and_come_out() {
         assert_eq!(found["rows"], json!([[30, "unknown"], [null, "unknown"]]), "{found}");
         assert_eq!(found["statuses"][1][0], "NOT_FOUND");
     }
+}
+
+/// A body during which others begin all the training sets that may be made.
+struct Meanwhile {
+    engine: Arc<Engine>,
+    begun: Arc<Mutex<Vec<TrainingTurn>>>,
+    parts: VecDeque<Bytes>,
+}
+
+impl HttpBody for Meanwhile {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        while let Ok(turn) = self.engine.begin_training() {
+            self.begun.lock().unwrap().push(turn);
+        }
+        Poll::Ready(self.parts.pop_front().map(|part| Ok(Frame::data(part))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_send_labels_is_not_sent_away_with_them() {
+    let request_timeout = Span::from_seconds(1);
+    let door = door_with(Limits { request_timeout, ..Limits::default() });
+    let _directory = open_store(&door);
+    ask(&door, "POST /api/v1/features/register", DEFINITIONS).await;
+    let ids: ArrayRef = Arc::new(StringArray::from(vec!["u1"]));
+    let at: ArrayRef = Arc::new(TimestampSecondArray::from(vec![1_769_860_800]));
+    let (_, labels) = written(vec![("user_id", ids), ("event_timestamp", at)]);
+    let engine = Arc::clone(door.engine().unwrap());
+    let (begun, media_type) = (Arc::new(Mutex::default()), Format::Parquet.media_type());
+    let body = Meanwhile { engine, begun: Arc::clone(&begun), parts: [labels.into()].into() };
+    let request = Request::builder()
+        .method("POST")
+        .uri("/api/v1/features/historical?feature_names=profile:age")
+        .header(CONTENT_TYPE, media_type)
+        .header("accept", media_type)
+        .body(Body::new(body))
+        .unwrap();
+    let asked = Arc::clone(&door);
+    let answer =
+        tokio::spawn(async move { Routes::new(&asked, Listener::Api).answer(request).await });
+    // Longer than any request may take.
+    tokio::time::sleep(2 * request_timeout.to_std()).await;
+    assert_eq!(begun.lock().unwrap().len(), 2);
+    begun.lock().unwrap().clear();
+    assert_eq!(answer.await.unwrap().status(), 200);
 }
