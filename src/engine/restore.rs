@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Disk, DiskError};
-use crate::engine::erase::{Erase, Unheard, views_of};
+use crate::engine::erase::{Erase, Unheard, Whom, views_of};
 use crate::engine::known::{Known, KnownError};
 use crate::history::backup::{self, Backups, Marker, Pinned, Unfit, pin_backup};
 use crate::history::open::OpenError;
@@ -171,7 +171,8 @@ impl Later {
         let mut request = RequestBuilder::new(None)?;
         for (project, entity, key) in found {
             let views = views_of(&ours.known.registry, entity);
-            request.control(&Erase { project, entity, key, deadline, views }.encode());
+            let whom = Some(Whom { entity, key });
+            request.control(&Erase { project, deadline, whom, views }.encode());
         }
         Ok(Some(request.finish()?))
     }
