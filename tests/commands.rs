@@ -188,8 +188,37 @@ fn a_dry_run_changes_nothing_and_exits_with_3() {
     write(dir, "user.toml", b"[entity.merchant]\njoin_keys = [\"merchant_id\"]\n");
     apply(&["--dry-run", "--prune"]).expect(3, &["user", "merchant", "2 changes"]);
     apply(&["--dry-run"]).expect(3, &["merchant", "1 change"]);
+    apply(&["--dry-run", "--drop-data"]).expect(2, &["--prune"]);
     write(dir, "user.toml", b"[entity.user]\njoin_keys = [\"user_id:int64\"]\n");
     apply(&["--yes"]).expect(1, &["INCOMPATIBLE_DEFINITION", "user"]);
+}
+
+#[test]
+fn views_that_are_pruned_take_their_rows_with_them_where_that_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let entity = "[entity.user]\njoin_keys = [\"user_id\"]\n";
+    let view =
+        |name: &str| format!("[view.{name}]\nentity = \"user\"\nfeatures = {{ x = \"int64\" }}\n");
+    let both = [entity, &view("first"), &view("second")].concat();
+    write(dir, "user.toml", both.as_bytes());
+    let apply =
+        |whom: &[&str], more: &[&str]| larder(dir, &[&["apply", "user.toml"], whom, more].concat());
+    let data = ["--data", "data"];
+    apply(&data, &["--yes"]).expect(0, &["applied 3 changes"]);
+    write(dir, "user.toml", [entity, &view("second")].concat().as_bytes());
+    let prune = ["--prune", "--drop-data"];
+    let going = "- view first with its rows";
+    apply(&data, &[&prune[..], &["--dry-run"]].concat()).expect(3, &[going]);
+    let said = [going, "rows of dropped views go with erasure "];
+    apply(&data, &[&prune[..], &["--yes"]].concat()).expect(0, &said);
+    write(dir, "user.toml", entity.as_bytes());
+    let server = Server::start(dir, &["--data", "data"]);
+    let ran = apply(&["--server", &server.url], &[&prune[..], &["--yes"]].concat());
+    let ran = ran.expect(0, &["- view second with its rows", said[1]]);
+    let erasure = ran.out.split(said[1]).nth(1).unwrap().lines().next().unwrap().to_owned();
+    let state = ureq::get(format!("{}/api/v1/erasures/{erasure}", server.url)).call().unwrap();
+    assert_eq!(state.status(), 200);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::cli::failure::Failure;
 use crate::cli::target::Whom;
 use crate::cli::{Done, terminal};
 use crate::disk::real::RealDisk;
-use crate::engine::define::{self, DefineOptions, Defined};
+use crate::engine::define::{self, Data, DefineOptions, Defined};
 use crate::registry::changes::Absent;
 use crate::server::definition_files;
 
@@ -23,7 +23,8 @@ const EXAMPLE: &str = "Examples:\n  larder apply definitions.toml\n  \
 
 /// Applies definitions of entities, views and services
 ///
-/// Shows what would change and asks before it is changed. Nothing is dropped without --prune.
+/// Shows what would change and asks before it is changed. Nothing is dropped without --prune, and
+/// no row without --drop-data.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLE)]
 pub(super) struct Apply {
@@ -39,6 +40,9 @@ pub(super) struct Apply {
     /// Drop what stands in the files' projects but not in the files
     #[arg(long)]
     prune: bool,
+    /// Erase the rows of views that --prune drops, too
+    #[arg(long, requires = "prune")]
+    drop_data: bool,
     #[command(flatten)]
     whom: Whom,
 }
@@ -48,7 +52,8 @@ impl Apply {
         let definitions = definition_files::read(&RealDisk, std::slice::from_ref(&self.path))?;
         let target = self.whom.find_existing()?;
         let absent = if self.prune { Absent::Drop } else { Absent::Keep };
-        let options = DefineOptions { absent, ..DefineOptions::default() };
+        let data = if self.drop_data { Data::Drop } else { Data::Keep };
+        let options = DefineOptions { absent, data, ..DefineOptions::default() };
         let ask = DefineOptions { dry_run: true, ..options };
         let planned = match &target {
             Some(target) => target.define(&definitions, ask)?,
@@ -70,7 +75,10 @@ impl Apply {
         };
         // What was shown is what is applied, or nothing.
         let options = DefineOptions { if_match: Some(planned.sequence), ..options };
-        let Defined { changes, sequence, .. } = target.define(&definitions, options)?;
+        let Defined { changes, sequence, erasures, .. } = target.define(&definitions, options)?;
+        for erasure in erasures {
+            terminal::say(format_args!("rows of dropped views go with erasure {erasure}"));
+        }
         terminal::say(format_args!(
             "applied {}, sequence {sequence}",
             terminal::counted(changes.len(), "change", "changes")

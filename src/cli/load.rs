@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::cli::directory::IfMissing;
-use crate::cli::target::{LoadAsk, LoadReport, Whom};
+use crate::cli::target::{LoadAsk, LoadReport, Whom, time_unit};
 use crate::cli::terminal::Progress;
 use crate::cli::{Done, terminal};
 use crate::engine::load::{EventTimes, LoadOptions};
@@ -47,8 +47,8 @@ pub(super) struct Load {
     #[arg(long, value_name = "TIME", value_parser = read_time)]
     event_time: Option<EventTime>,
     /// The unit of times that are plain integers [default: us]
-    #[arg(long, value_name = "UNIT")]
-    time_unit: Option<Unit>,
+    #[arg(long, value_name = "UNIT", value_parser = time_unit())]
+    time_unit: Option<TimeUnit>,
     /// What becomes of NaN in a column of plain numbers
     #[arg(long, value_name = "WHAT", default_value = "null")]
     nan: Nan,
@@ -57,14 +57,6 @@ pub(super) struct Load {
     project: Option<String>,
     #[command(flatten)]
     whom: Whom,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Unit {
-    S,
-    Ms,
-    Us,
-    Ns,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -81,12 +73,6 @@ impl Load {
             Some(time) => EventTimes::At(time),
             None => EventTimes::Column(self.timestamp.clone()),
         };
-        let time_unit = self.time_unit.map(|unit| match unit {
-            Unit::S => TimeUnit::Second,
-            Unit::Ms => TimeUnit::Millisecond,
-            Unit::Us => TimeUnit::Microsecond,
-            Unit::Ns => TimeUnit::Nanosecond,
-        });
         let refuse_nan = self.nan == Nan::Refuse;
         let ask = LoadAsk {
             project: self.project.clone(),
@@ -95,7 +81,7 @@ impl Load {
             options: LoadOptions {
                 event_time,
                 arrival: self.arrival.clone(),
-                time_unit,
+                time_unit: self.time_unit,
                 refuse_nan,
             },
         };

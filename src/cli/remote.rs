@@ -17,7 +17,7 @@ use crate::cli::terminal::Progress;
 use crate::config::Config;
 use crate::disk::real::RealDisk;
 use crate::disk::{Disk, Stream};
-use crate::engine::define::{DefineOptions, Defined};
+use crate::engine::define::{Data, DefineOptions, Defined};
 use crate::engine::label_columns::KeyColumns;
 use crate::engine::load::EventTimes;
 use crate::engine::training::Names;
@@ -53,6 +53,8 @@ struct Registered {
     #[serde(default)]
     warnings: Vec<String>,
     sequence: u64,
+    #[serde(default)]
+    erasures: Vec<String>,
 }
 
 impl Remote {
@@ -108,15 +110,20 @@ impl Remote {
         definitions: &Definitions,
         options: DefineOptions,
     ) -> Result<Defined, Failure> {
-        let mut all =
-            Defined { changes: Vec::new(), warnings: Vec::new(), sequence: Sequence::ZERO };
+        let mut all = Defined {
+            changes: Vec::new(),
+            warnings: Vec::new(),
+            sequence: Sequence::ZERO,
+            erasures: Vec::new(),
+        };
         let mut expected = options.if_match;
         for (project, tree) in definitions.to_json() {
             let url = format!(
-                "{}/api/v1/features/register?dry_run={}&prune={}&project={}",
+                "{}/api/v1/features/register?dry_run={}&prune={}{}&project={}",
                 self.base,
                 options.dry_run,
                 options.absent == Absent::Drop,
+                if options.data == Data::Drop { "&data=drop" } else { "" },
                 encode(project),
             );
             let mut request = Request::post(url).header("content-type", "application/json");
@@ -128,6 +135,8 @@ impl Remote {
             all.changes.extend(registered.changes);
             all.warnings.extend(registered.warnings);
             all.sequence = Sequence(registered.sequence);
+            let erasures = registered.erasures.iter().filter_map(|erasure| erasure.parse().ok());
+            all.erasures.extend(erasures.map(Sequence));
             // Each project's change moves the sequence that the next one has to name.
             expected = expected.map(|_| all.sequence);
         }

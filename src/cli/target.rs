@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::Deserialize;
 
 use crate::cli::directory::{self, Directory, IfMissing};
@@ -18,6 +19,7 @@ use crate::engine::load::LoadOptions;
 use crate::engine::training::{LabelOptions, Names};
 use crate::registry::definitions::Definitions;
 use crate::server::logging;
+use crate::time::TimeUnit;
 
 /// The arguments that say whom to ask.
 #[derive(Args, Debug)]
@@ -164,6 +166,12 @@ impl Target {
             Self::Directory(directory) => directory.get(path),
         }
     }
+}
+
+/// Reads the unit of integer times.
+pub(super) fn time_unit() -> impl TypedValueParser<Value = TimeUnit> {
+    let units = PossibleValuesParser::new(["s", "ms", "us", "ns"]);
+    units.try_map(|unit| TimeUnit::parse(&unit).ok_or("no unit of time"))
 }
 
 /// Percent-encodes text for one segment or one value of a URL.

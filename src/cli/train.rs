@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use crate::cli::Done;
 use crate::cli::failure::Failure;
 use crate::cli::past::PastDirectory;
-use crate::cli::target::{Features, Place, TrainAsk, Whom};
+use crate::cli::target::{Features, Place, TrainAsk, Whom, time_unit};
 use crate::cli::terminal::{self, Progress, counted};
 use crate::disk::real::RealDisk;
 use crate::disk::{self, Disk, DiskFile, Stream};
@@ -50,8 +50,8 @@ pub(super) struct Train {
     #[arg(long, value_name = "COLUMN")]
     timestamp: Option<String>,
     /// The unit of times that are plain integers [default: us]
-    #[arg(long, value_name = "UNIT")]
-    time_unit: Option<Unit>,
+    #[arg(long, value_name = "UNIT", value_parser = time_unit())]
+    time_unit: Option<TimeUnit>,
     /// The columns of an entity's key, where they are not named as its join keys; can be repeated
     #[arg(long, alias = "entity-map", value_name = "ENTITY=COLUMN[,COLUMN]", value_parser = columns)]
     entity: Vec<KeyColumns>,
@@ -69,14 +69,6 @@ pub(super) struct Train {
     project: Option<String>,
     #[command(flatten)]
     whom: Whom,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Unit {
-    S,
-    Ms,
-    Us,
-    Ns,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -100,23 +92,17 @@ impl Train {
             Some(service) => Features::Service(service.clone()),
             None => Features::References(self.features.clone()),
         };
-        let time_unit = self.time_unit.map(|unit| match unit {
-            Unit::S => TimeUnit::Second,
-            Unit::Ms => TimeUnit::Millisecond,
-            Unit::Us => TimeUnit::Microsecond,
-            Unit::Ns => TimeUnit::Nanosecond,
-        });
         let names = match self.names {
             NamesArgument::ViewFeature => Names::ViewFeature,
             NamesArgument::Bare => Names::Bare,
             NamesArgument::Reference => Names::Reference,
         };
-        let (timestamp, keys) = (self.timestamp.clone(), self.entity.clone());
+        let (timestamp, time_unit) = (self.timestamp.clone(), self.time_unit);
         let ask = TrainAsk {
             project: self.project.clone(),
             labels: self.labels.clone(),
             features,
-            options: LabelOptions { timestamp, time_unit, keys },
+            options: LabelOptions { timestamp, time_unit, keys: self.entity.clone() },
             names,
             known_at_label_time: self.known_at_label_time,
             allow_truncated: self.allow_truncated,

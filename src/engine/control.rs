@@ -11,8 +11,11 @@ use crate::ids::Sequence;
 use crate::registry::Registry;
 use crate::registry::record::{ApplyError, RecordError, decode_snapshot, encode_snapshot};
 
-/// The format with erasures of which some are no longer remembered.
-const FORMAT: u16 = 3;
+/// The format with erasures of whole views.
+const FORMAT: u16 = 4;
+/// The format with erasures of which some are no longer remembered, still written while none is of
+/// a whole view.
+const OF_ENTITIES: u16 = 3;
 /// The format with all erasures, still written while all are remembered.
 const REMEMBERED: u16 = 2;
 /// The format without erasures, still written while there never was one.
@@ -95,7 +98,8 @@ pub(super) fn encode(
     let length = u32::try_from(definitions.len()).expect("definitions are far below 4 GiB");
     let mut bytes = Vec::with_capacity(HEAD + definitions.len());
     let format = match erasures.dropped() {
-        Some(_) => FORMAT,
+        _ if erasures.has_views() => FORMAT,
+        Some(_) => OF_ENTITIES,
         None if erasures.is_empty() => UNERASED,
         None => REMEMBERED,
     };
@@ -116,7 +120,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     let short = || ControlError::Short { bytes: bytes.len() };
     let (head, rest) = bytes.split_first_chunk::<HEAD>().ok_or_else(short)?;
     let found = u16::from_le_bytes([head[0], head[1]]);
-    if ![UNERASED, REMEMBERED, FORMAT].contains(&found) {
+    if !(UNERASED..=FORMAT).contains(&found) {
         return Err(ControlError::Newer { found });
     }
     let registry_sequence = u64::from_le_bytes(head[2..10].try_into().expect("eight bytes"));
@@ -125,7 +129,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Control, ControlError> {
     let positions = Positions::decode(&mut keys).ok_or_else(short)?;
     let erasures = match found {
         UNERASED => Erasures::default(),
-        _ => Erasures::decode(&mut keys, found == FORMAT).ok_or_else(short)?,
+        _ => Erasures::decode(&mut keys, found >= OF_ENTITIES).ok_or_else(short)?,
     };
     Ok(Control {
         registry: Registry::from_snapshot(&decode_snapshot(definitions)?)?,

@@ -3,12 +3,14 @@
 //!
 //! It does not know where definitions are written down, nor how they are compared.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::engine::erase::{self, Erase};
 use crate::engine::error::Problem;
 use crate::engine::write::Writer;
 use crate::history::record::RequestBuilder;
-use crate::ids::{ProjectId, Sequence};
+use crate::ids::{ProjectId, Sequence, ViewId};
 use crate::metrics::Code;
 use crate::registry::Registry;
 use crate::registry::changes::{self, Absent, PlannedChange};
@@ -26,11 +28,22 @@ pub enum OnError {
     ApplyTheRest,
 }
 
+/// What becomes of the rows of views that are dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Data {
+    /// They stay in history, though nobody can ask for them.
+    Keep,
+    /// They are erased.
+    Drop,
+}
+
 /// How definitions are applied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DefineOptions {
     /// What becomes of definitions that stand but are not in the texts.
     pub absent: Absent,
+    /// What becomes of the rows of the views among them.
+    pub data: Data,
     /// What becomes of the rest when some cannot be applied.
     pub on_error: OnError,
     /// Only say what would change.
@@ -44,6 +57,7 @@ impl Default for DefineOptions {
     fn default() -> Self {
         Self {
             absent: Absent::Keep,
+            data: Data::Keep,
             on_error: OnError::ApplyNothing,
             dry_run: false,
             if_match: None,
@@ -60,6 +74,8 @@ pub struct Defined {
     pub warnings: Vec<String>,
     /// The sequence of the last definition change.
     pub sequence: Sequence,
+    /// The erasures of views that were dropped with their rows, one for each project.
+    pub erasures: Vec<Sequence>,
 }
 
 /// What the writer is asked to change.
@@ -67,7 +83,7 @@ pub(super) enum DefineJob {
     /// Make the registry hold these definitions.
     Apply(Box<Definitions>, DefineOptions),
     /// Drop one view version.
-    DropView(ProjectId, String),
+    DropView(ProjectId, String, Data),
     /// Drop one service.
     DropService(ProjectId, String),
 }
@@ -75,7 +91,7 @@ pub(super) enum DefineJob {
 /// Runs on the writer thread, so that no two changes are compared with the same registry.
 pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Problem> {
     let registry = writer.shared.registry.load_full();
-    let (changes, warnings, options) = match job {
+    let (mut changes, warnings, options) = match job {
         DefineJob::Apply(definitions, options) => {
             if let Some(expected) = options.if_match
                 && expected != writer.registry_sequence
@@ -89,22 +105,46 @@ pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Proble
             let (changes, warnings) = plan(&registry, &definitions, options)?;
             (changes, warnings, options)
         }
-        DefineJob::DropView(project, name) => {
-            (drops::drop_view(&registry, project, &name)?, Vec::new(), DefineOptions::default())
+        DefineJob::DropView(project, name, data) => {
+            let options = DefineOptions { data, ..DefineOptions::default() };
+            (drops::drop_view(&registry, project, &name)?, Vec::new(), options)
         }
         DefineJob::DropService(project, name) => {
             (drops::drop_service(&registry, project, &name)?, Vec::new(), DefineOptions::default())
         }
     };
+    let erased = match options.data {
+        Data::Keep => BTreeMap::new(),
+        Data::Drop => dropped_views(&registry, &mut changes),
+    };
+    let mut erasures = Vec::new();
     if !options.dry_run && !changes.is_empty() {
         let records: Vec<&Change> = changes.iter().map(|planned| &planned.change).collect();
-        commit(writer, &registry, &records)?;
+        erasures = commit(writer, &registry, &records, erased)?;
     }
     Ok(Defined {
         changes: changes.into_iter().map(|planned| planned.text).collect(),
         warnings,
         sequence: writer.registry_sequence,
+        erasures,
     })
+}
+
+/// The views that are to be dropped, by project; what is said of that says that their rows go too.
+fn dropped_views(
+    registry: &Registry,
+    changes: &mut [PlannedChange],
+) -> BTreeMap<ProjectId, Vec<ViewId>> {
+    let mut dropped: BTreeMap<ProjectId, Vec<ViewId>> = BTreeMap::new();
+    for PlannedChange { change, text } in changes {
+        if let Change::DropView { id } = change
+            && let Some(view) = registry.view(*id)
+        {
+            text.push_str(" with its rows");
+            dropped.entry(view.project).or_default().push(*id);
+        }
+    }
+    dropped
 }
 
 /// What a store that is not there yet would change to hold these definitions.
@@ -114,7 +154,7 @@ pub(super) fn run(writer: &mut Writer, job: DefineJob) -> Result<Defined, Proble
 pub fn preview(definitions: &Definitions, options: DefineOptions) -> Result<Defined, Problem> {
     let (changes, warnings) = plan(&Registry::default(), definitions, options)?;
     let changes = changes.into_iter().map(|planned| planned.text).collect();
-    Ok(Defined { changes, warnings, sequence: Sequence::ZERO })
+    Ok(Defined { changes, warnings, sequence: Sequence::ZERO, erasures: Vec::new() })
 }
 
 fn plan(
@@ -132,21 +172,49 @@ fn plan(
     }
 }
 
-fn commit(writer: &mut Writer, registry: &Registry, changes: &[&Change]) -> Result<(), Problem> {
+/// Makes the changes, and erases the rows of the views that are `dropped` with them; returns the
+/// erasures.
+fn commit(
+    writer: &mut Writer,
+    registry: &Registry,
+    changes: &[&Change],
+    dropped: BTreeMap<ProjectId, Vec<ViewId>>,
+) -> Result<Vec<Sequence>, Problem> {
     let internal = |error: &dyn std::error::Error| Problem::new(Code::Internal, error.to_string());
+    let shared = writer.shared.clone();
+    if !dropped.is_empty() {
+        erase::refuse_too_many(&shared)?;
+    }
+    let arrival = writer.arrival()?;
+    let deadline = arrival.plus(shared.erase_within);
+    let erase = |(project, views)| Erase { project, deadline, whom: None, views };
+    let erases: Vec<Erase> = dropped.into_iter().map(erase).collect();
     let mut after = registry.clone();
     let mut request = RequestBuilder::new(None).map_err(|error| internal(&error))?;
+    // Before the changes: the last sequence is that of a change, and every row lies below both.
+    erases.iter().for_each(|erase| request.control(&erase.encode()));
     for change in changes {
         after.apply(change).map_err(|error| internal(&error))?;
         request.control(&encode_change(change));
     }
     let request = request.finish().map_err(|error| internal(&error))?;
-    let arrival = writer.arrival()?;
+    let mut sequence = writer.history.last();
     let last = writer.append(&[&request], arrival)?;
-    writer.sync_if_due(1)?;
+    match erases.is_empty() {
+        true => writer.sync_if_due(1)?,
+        // In every mode: who was told that rows are gone must not see them come back.
+        false => writer.sync(1)?,
+    }
+    let take_up = |erase| {
+        sequence = sequence.next();
+        erase::take_up(&shared, erase, (sequence, arrival)).sequence
+    };
+    let erasures = erases.into_iter().map(take_up).collect();
     writer.registry_sequence = last;
-    writer.applier.take_up(&after, &writer.shared.stores);
-    writer.shared.registry.store(Arc::new(after));
-    writer.shared.advance(last, arrival);
-    Ok(())
+    writer.applier.take_up(&after, &shared.stores);
+    shared.registry.store(Arc::new(after));
+    // Where nothing else is written, the log could not be let go of up to here.
+    writer.make_room_in_the_tier(last);
+    shared.advance(last, arrival);
+    Ok(erasures)
 }

@@ -1,5 +1,5 @@
-//! Erasures: which entities are to be forgotten up to which sequence and until when, and which
-//! were.
+//! Erasures: which entities, and which dropped views, are to be forgotten up to which sequence and
+//! until when, and which were.
 //!
 //! It does not know how the bytes are removed; `forget` does that.
 
@@ -10,6 +10,7 @@ use crate::engine::as_of;
 use crate::engine::error::Problem;
 use crate::engine::shared::Shared;
 use crate::engine::write::Writer;
+use crate::history::History;
 use crate::history::as_of::RowAt;
 use crate::history::bounds::Erased;
 use crate::history::record::RequestBuilder;
@@ -19,21 +20,32 @@ use crate::metrics::Code;
 use crate::registry::Registry;
 use crate::time::{ArrivalTime, EventTime, Span};
 
-/// The format number of the control record; that of a definition change is another.
-const FORMAT: u16 = 2;
+/// The format number of the control record that erases an entity; that of a definition change is
+/// another,
+const OF_ENTITY: u16 = 2;
+/// and so is that of one that erases whole views.
+const OF_VIEWS: u16 = 3;
 
-/// Everything of one entity key that was written before is to go.
+/// Rows that were written before are to go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Erase {
-    /// Whose it is.
+    /// Whose they are.
     pub(super) project: ProjectId,
-    pub(super) entity: EntityTypeId,
-    pub(super) key: Box<[u8]>,
-    /// By when no byte of it is to be left.
+    /// By when no byte of them is to be left.
     pub(super) deadline: ArrivalTime,
-    /// The views that may have rows of it: those of its entity, and dropped ones, of which nobody
+    /// Those of one entity key; none where the views go with all their rows, the records that drop
+    /// them coming next.
+    pub(super) whom: Option<Whom>,
+    /// The views that may have such rows: those of the entity, and dropped ones, of which nobody
     /// knows any more whose they were.
     pub(super) views: Vec<ViewId>,
+}
+
+/// An entity key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Whom {
+    pub(super) entity: EntityTypeId,
+    pub(super) key: Box<[u8]>,
 }
 
 /// An erasure as it stands.
@@ -66,8 +78,8 @@ pub(super) struct Pending {
 struct Done {
     project: ProjectId,
     erasure: [ArrivalTime; 3],
-    /// Of entity type and key.
-    hash: [u8; 32],
+    /// Of entity type and key; none of views.
+    hash: Option<[u8; 32]>,
 }
 
 /// All erasures there were, of those that are done the last [`limits::ERASURES_REMEMBERED`].
@@ -108,32 +120,48 @@ pub(super) fn run(writer: &mut Writer, job: EraseJob) -> Result<Erasure, Problem
         let detail = "the entity type was dropped while the erasure waited";
         return Err(Problem::new(Code::UnknownEntityType, detail));
     };
-    let (pending, limit) = (shared.erasures().pending.len(), shared.limits.pending_erasures);
-    if pending >= limit {
-        let detail = format!(
-            "{pending} erasures are pending, the limit limits.pending_erasures is {limit}; their \
-             bytes go from half of erase.within on"
-        );
-        return Err(Problem::new(Code::Overloaded, detail));
-    }
+    refuse_too_many(&shared)?;
     let arrival = writer.arrival()?;
     let (project, deadline) = (of.project, arrival.plus(shared.erase_within));
     let views = views_of(&registry, entity);
-    let erase = Erase { project, entity, key, deadline, views };
+    let whom = Some(Whom { entity, key: key.clone() });
+    let erase = Erase { project, deadline, whom, views: views.clone() };
     let mut request = RequestBuilder::new(None)?;
     request.control(&erase.encode());
     let sequence = writer.append(&[&request.finish()?], arrival)?;
     // In every mode: who was told that an entity is gone must not see it come back.
     writer.sync(1)?;
-    shared.history.erase(&erase.views, &erase.key, sequence);
-    for view in &erase.views {
-        writer.applier.erase(*view, &erase.key, sequence);
+    let erasure = take_up(&shared, erase, (sequence, arrival));
+    for view in views {
+        writer.applier.erase(view, &key, sequence);
     }
-    let erasure = shared.erasures().add(erase, sequence, arrival);
-    shared.metrics.erasures_pending.add(1);
     writer.make_room_in_the_tier(sequence);
     shared.advance(sequence, arrival);
     Ok(erasure)
+}
+
+/// Refuses another erasure where as many are pending as may be.
+pub(super) fn refuse_too_many(shared: &Shared) -> Result<(), Problem> {
+    let (pending, limit) = (shared.erasures().pending.len(), shared.limits.pending_erasures);
+    if pending < limit {
+        return Ok(());
+    }
+    let detail = format!(
+        "{pending} erasures are pending, the limit limits.pending_erasures is {limit}; their bytes \
+         go from half of erase.within on"
+    );
+    Err(Problem::new(Code::Overloaded, detail))
+}
+
+/// Hides what is erased by a record that is durable.
+pub(super) fn take_up(
+    shared: &Shared,
+    erase: Erase,
+    (sequence, arrival): (Sequence, ArrivalTime),
+) -> Erasure {
+    erase.hide(&shared.history, sequence);
+    shared.metrics.erasures_pending.add(1);
+    shared.erasures().add(erase, sequence, arrival)
 }
 
 /// The pending erasure after which nothing was written of an entity, if there is one and that can
@@ -182,15 +210,21 @@ pub(super) fn views_of(registry: &Registry, entity: EntityTypeId) -> Vec<ViewId>
 }
 
 impl Erase {
-    /// Its control record: format (u16), project, entity (u32), deadline (i64), length and bytes of
-    /// the key (u32), number of views and their ids (u32).
+    /// Its control record: format (u16), project (u32), entity (u32), deadline (i64), length and
+    /// bytes of the key (u32), number of views and their ids (u32); entity and key only if it is of
+    /// one.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut bytes = FORMAT.to_le_bytes().to_vec();
+        let format = if self.whom.is_some() { OF_ENTITY } else { OF_VIEWS };
+        let mut bytes = format.to_le_bytes().to_vec();
         bytes.extend_from_slice(&self.project.0.to_le_bytes());
-        bytes.extend_from_slice(&self.entity.0.to_le_bytes());
+        if let Some(Whom { entity, .. }) = &self.whom {
+            bytes.extend_from_slice(&entity.0.to_le_bytes());
+        }
         bytes.extend_from_slice(&self.deadline.micros().to_le_bytes());
-        bytes.extend_from_slice(&(self.key.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&self.key);
+        if let Some(Whom { key, .. }) = &self.whom {
+            bytes.extend_from_slice(&(key.len() as u32).to_le_bytes());
+            bytes.extend_from_slice(key);
+        }
         bytes.extend_from_slice(&(self.views.len() as u32).to_le_bytes());
         for view in &self.views {
             bytes.extend_from_slice(&view.0.to_le_bytes());
@@ -201,19 +235,31 @@ impl Erase {
     /// Reads a control record; none if it is another kind of one.
     pub(super) fn decode(record: &[u8]) -> Option<Self> {
         let mut reader = Reader(record);
-        if reader.array()? != FORMAT.to_le_bytes() {
-            return None;
-        }
-        let erase = Self {
-            project: ProjectId(reader.small()?),
-            entity: EntityTypeId(reader.small()?),
-            deadline: reader.time()?,
-            key: reader.bytes()?.into(),
-            views: (0..reader.small()?)
-                .map(|_| reader.small().map(ViewId))
-                .collect::<Option<_>>()?,
+        let is_of_entity = match u16::from_le_bytes(reader.array()?) {
+            OF_ENTITY => true,
+            OF_VIEWS => false,
+            _ => return None,
         };
-        reader.0.is_empty().then_some(erase)
+        let project = ProjectId(reader.small()?);
+        let (deadline, whom) = match is_of_entity {
+            true => {
+                let entity = EntityTypeId(reader.small()?);
+                let deadline = reader.time()?;
+                (deadline, Some(Whom { entity, key: reader.bytes()?.into() }))
+            }
+            false => (reader.time()?, None),
+        };
+        let views = (0..reader.small()?).map(|_| reader.small().map(ViewId));
+        let views = views.collect::<Option<_>>()?;
+        reader.0.is_empty().then_some(Self { project, deadline, whom, views })
+    }
+
+    /// Hides the rows from reads of history; `sequence` is that of the record.
+    pub(super) fn hide(&self, history: &History, sequence: Sequence) {
+        match &self.whom {
+            Some(Whom { key, .. }) => history.erase(&self.views, key, sequence),
+            None => history.erase_views(&self.views, sequence),
+        }
     }
 }
 
@@ -242,6 +288,16 @@ impl Erasures {
         Some(Erasure { sequence, requested, deadline, done: Some(done) })
     }
 
+    /// Whether some are of whole views.
+    pub(super) fn has_views(&self) -> bool {
+        self.has_pending_views() || self.done.values().any(|done| done.hash.is_none())
+    }
+
+    /// Whether some of those are pending.
+    pub(super) fn has_pending_views(&self) -> bool {
+        self.pending.values().any(|pending| pending.erase.whom.is_none())
+    }
+
     /// Whether there never was one.
     pub(super) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.done.is_empty() && self.dropped.is_none()
@@ -257,7 +313,7 @@ impl Erasures {
         self.dropped
     }
 
-    /// Those that `other` does not know of.
+    /// Those of entities that `other` does not know of.
     pub(super) fn unheard_by(&self, other: &Self) -> ByEntity {
         self.by_entity(|Request { project, sequence, requested }| {
             // A store that was restored gives sequences again, but not at the same time.
@@ -265,17 +321,19 @@ impl Erasures {
         })
     }
 
-    /// Those that are wanted.
+    /// Those of entities that are wanted. A view that was dropped lives in a backup from before,
+    /// which is the only way back to it.
     pub(super) fn by_entity(&self, is_wanted: impl Fn(&Request) -> bool) -> ByEntity {
         let hash_key = self.hash_key.unwrap_or_default();
-        let done = self.done.iter().map(|(sequence, Done { project, erasure, hash })| {
+        let done = self.done.iter().filter_map(|(sequence, Done { project, erasure, hash })| {
             let request = Request { project: *project, sequence: *sequence, requested: erasure[0] };
-            (*hash, request)
+            Some(((*hash)?, request))
         });
-        let pending = self.pending.iter().map(|(sequence, Pending { erase, requested })| {
+        let pending = self.pending.iter().filter_map(|(sequence, Pending { erase, requested })| {
+            let Whom { entity, key } = erase.whom.as_ref()?;
             let (sequence, requested) = (*sequence, *requested);
             let request = Request { project: erase.project, sequence, requested };
-            (hash_of(&hash_key, erase.entity, &erase.key), request)
+            Some((hash_of(&hash_key, *entity, key), request))
         });
         // Those that are pending come later, and a later one takes the place of an earlier.
         let last = done.chain(pending).filter(|(_, request)| is_wanted(request)).collect();
@@ -292,7 +350,13 @@ impl Erasures {
         let mut erased = Erased::default();
         for (sequence, Pending { erase, .. }) in self.pending() {
             for view in &erase.views {
-                erased.entry(*view).or_default().insert(erase.key.clone(), sequence);
+                let rows = erased.entry(*view).or_default();
+                match &erase.whom {
+                    None => rows.all_below = Some(sequence),
+                    Some(whom) => {
+                        rows.keys.insert(whom.key.clone(), sequence);
+                    }
+                }
             }
         }
         erased
@@ -307,7 +371,8 @@ impl Erasures {
         };
         let count = finished.len() as u64;
         for (sequence, Pending { erase, requested }) in finished {
-            let hash = hash_of(&hash_key, erase.entity, &erase.key);
+            let whom = erase.whom.as_ref();
+            let hash = whom.map(|Whom { entity, key }| hash_of(&hash_key, *entity, key));
             let erasure = [requested, erase.deadline, now];
             self.done.insert(sequence, Done { project: erase.project, erasure, hash });
         }
@@ -326,7 +391,8 @@ impl Erasures {
 
     /// As bytes, for the control snapshot: what the hashes are keyed with; the pending: sequence,
     /// time of the request, length and bytes of the record; the done: sequence, project, times of
-    /// request, deadline and end, hash; the last one dropped, if there is one.
+    /// request, deadline and end, hash or zeros; the last one dropped, if there is one, or zeros
+    /// where some are of views.
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.hash_key.unwrap_or_default());
         out.extend_from_slice(&(self.pending.len() as u32).to_le_bytes());
@@ -344,15 +410,16 @@ impl Erasures {
             for time in erasure {
                 out.extend_from_slice(&time.micros().to_le_bytes());
             }
-            out.extend_from_slice(hash);
+            out.extend_from_slice(&hash.unwrap_or_default());
         }
-        if let Some(dropped) = self.dropped {
+        if self.dropped.is_some() || self.has_views() {
+            let dropped = self.dropped.unwrap_or(Sequence::ZERO);
             out.extend_from_slice(&dropped.0.to_le_bytes());
         }
     }
 
     /// Reads back what [`Self::encode`] wrote and moves `bytes` past it; none if they are not that.
-    /// `with_dropped` says whether some were dropped then.
+    /// `with_dropped` says whether it says which was dropped last.
     pub(super) fn decode(bytes: &mut &[u8], with_dropped: bool) -> Option<Self> {
         let mut reader = Reader(bytes);
         let key: [u8; 32] = reader.array()?;
@@ -366,10 +433,11 @@ impl Erasures {
         for _ in 0..reader.small()? {
             let (sequence, project) = (reader.sequence()?, ProjectId(reader.small()?));
             let erasure = [reader.time()?, reader.time()?, reader.time()?];
-            erasures.done.insert(sequence, Done { project, erasure, hash: reader.array()? });
+            let hash = Some(reader.array()?).filter(|hash| *hash != [0; 32]);
+            erasures.done.insert(sequence, Done { project, erasure, hash });
         }
         if with_dropped {
-            erasures.dropped = Some(reader.sequence()?);
+            erasures.dropped = Some(reader.sequence()?).filter(|last| *last > Sequence::ZERO);
         }
         *bytes = reader.0;
         Some(erasures)
@@ -395,8 +463,12 @@ fn hash_of(hash_key: &[u8; 32], entity: EntityTypeId, key: &[u8]) -> [u8; 32] {
 
 impl Pending {
     /// Whether the time has come to remove its bytes whatever it costs: half of what there was is
-    /// over. Until then others may join it, and one rewriting serves all.
+    /// over. Until then others may join it, and one rewriting serves all. Views are few, and
+    /// whoever drops one with its rows wants the room.
     pub(super) fn is_due(&self, now: ArrivalTime) -> bool {
+        if self.erase.whom.is_none() {
+            return true;
+        }
         let whole = self.erase.deadline.since(self.requested);
         now >= self.requested.plus(Span::from_micros(whole.micros() / 2))
     }
@@ -451,22 +523,89 @@ mod tests {
     fn erase(key: &str) -> Erase {
         Erase {
             project: ProjectId(3),
-            entity: EntityTypeId(4),
-            key: key.as_bytes().into(),
             deadline: ArrivalTime::from_micros(700),
+            whom: Some(Whom { entity: EntityTypeId(4), key: key.as_bytes().into() }),
             views: vec![ViewId(1), ViewId(9)],
         }
     }
 
+    fn erase_views() -> Erase {
+        Erase { whom: None, views: vec![ViewId(7)], ..erase("") }
+    }
+
     #[test]
     fn records_read_back_and_others_are_told_apart() {
-        let bytes = erase("secret").encode();
-        assert_eq!(Erase::decode(&bytes), Some(erase("secret")));
-        for length in 0..bytes.len() {
-            assert_eq!(Erase::decode(&bytes[..length]), None, "cut to {length}");
+        for erase in [erase("secret"), erase_views()] {
+            let bytes = erase.encode();
+            assert_eq!(Erase::decode(&bytes), Some(erase));
+            for length in 0..bytes.len() {
+                assert_eq!(Erase::decode(&bytes[..length]), None, "cut to {length}");
+            }
+            assert_eq!(Erase::decode(&[bytes, vec![0]].concat()), None);
         }
-        assert_eq!(Erase::decode(&[bytes, vec![0]].concat()), None);
         assert_eq!(Erase::decode(b"\x01\x00{}"), None);
+    }
+
+    /// Earlier releases wrote these bytes and read them.
+    #[test]
+    fn what_is_of_entities_is_written_as_ever() {
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let long = |word: i64| word.to_le_bytes().to_vec();
+        let record = [
+            vec![2, 0],
+            words(&[3, 4]),
+            long(700),
+            words(&[6]),
+            b"secret".to_vec(),
+            words(&[2, 1, 9]),
+        ]
+        .concat();
+        assert_eq!(erase("secret").encode(), record);
+        let pending = [words(&[1]), long(10), long(100), words(&[record.len() as u32]), record];
+        let done = [words(&[1]), long(5), words(&[3]), long(50), long(60), long(70), vec![8; 32]];
+        let bytes = [vec![[9; 32].to_vec()], pending.into(), done.into()].concat().concat();
+        for (dropped, bytes) in [(None, bytes.clone()), (Some(2), [bytes, long(2)].concat())] {
+            let mut rest = bytes.as_slice();
+            let read = Erasures::decode(&mut rest, dropped.is_some()).unwrap();
+            assert_eq!((read.dropped(), rest.len()), (dropped.map(Sequence), 0));
+            assert_eq!(
+                (read.pending[&Sequence(10)].erase.clone(), read.done()),
+                (erase("secret"), 1)
+            );
+            assert!(!read.has_views());
+            let mut again = Vec::new();
+            read.encode(&mut again);
+            assert_eq!(again, bytes);
+        }
+    }
+
+    #[test]
+    fn views_are_erased_whole_and_told_to_no_backup() {
+        let time = ArrivalTime::from_micros;
+        let mut erasures = Erasures::default();
+        erasures.add(erase("secret"), Sequence(10), time(100));
+        assert!(!erasures.has_views());
+        erasures.add(erase_views(), Sequence(20), time(200));
+        assert_eq!(erasures.erased()[&ViewId(7)].all_below, Some(Sequence(20)));
+        let due: Vec<bool> = erasures.pending().map(|(_, one)| one.is_due(time(201))).collect();
+        assert_eq!(due, [false, true], "the room is wanted now");
+        for is_done in [false, true] {
+            assert!(erasures.has_views());
+            assert_eq!(erasures.has_pending_views(), !is_done);
+            let mut bytes = Vec::new();
+            erasures.encode(&mut bytes);
+            let mut rest = bytes.as_slice();
+            assert_eq!(Erasures::decode(&mut rest, true), Some(erasures.clone()), "{is_done}");
+            assert_eq!(rest.len(), 0);
+            assert_eq!(erasures.unheard_by(&Erasures::default()).last.len(), 1);
+            erasures.finish(Sequence(20), time(800)).unwrap();
+        }
+        assert_eq!(erasures.get(ProjectId(3), Sequence(20)).unwrap().done, Some(time(800)));
+        erasures.remember(1);
+        assert_eq!(erasures.dropped(), Some(Sequence(10)));
+        let mut bytes = Vec::new();
+        erasures.encode(&mut bytes);
+        assert_eq!(Erasures::decode(&mut bytes.as_slice(), true), Some(erasures));
     }
 
     #[test]
@@ -477,7 +616,7 @@ mod tests {
         erasures.add(erase("secret"), Sequence(10), time(100));
         erasures.add(erase("secret"), Sequence(20), time(200));
         erasures.add(erase("other"), Sequence(30), time(300));
-        assert_eq!(erasures.erased()[&ViewId(9)][&b"secret"[..]], Sequence(20));
+        assert_eq!(erasures.erased()[&ViewId(9)].keys[&b"secret"[..]], Sequence(20));
         let due = |at| erasures.pending().map(|(_, one)| one.is_due(time(at))).collect::<Vec<_>>();
         assert_eq!(due(400), [true, false, false]);
         assert_eq!(due(500), [true; 3]);
@@ -498,7 +637,7 @@ mod tests {
         assert_eq!(erasures.get(ProjectId(3), Sequence(30)).unwrap().done, None);
         assert_eq!(erasures.get(ProjectId(0), Sequence(10)), None, "another project's");
         assert_eq!(erasures.get(ProjectId(0), Sequence(30)), None, "another project's");
-        assert_eq!(erasures.erased().get(&ViewId(1)).unwrap().len(), 1);
+        assert_eq!(erasures.erased().get(&ViewId(1)).unwrap().keys.len(), 1);
     }
     #[test]
     fn those_that_are_done_are_remembered_up_to_a_number() {

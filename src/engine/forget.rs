@@ -58,14 +58,29 @@ impl Sealing {
             return Ok(());
         }
         self.rewrite_files(forgetting, upto, budget)?;
-        let tier_is_clean = self.renew_tier(forgetting, upto);
-        let is_removed = self.sealer.all_removed() && self.is_closed();
-        if tier_is_clean && self.kept.all() >= upto && is_removed {
+        let is_gone = self.renew_tier(forgetting, upto)
+            && self.kept.all() >= upto
+            && self.discard_staged()?
+            && self.sealer.all_removed()
+            && self.is_closed();
+        if is_gone {
             self.change(ManifestChange::FinishErasures(upto))?;
             forgetting.clean.clear();
             tracing::info!(sequence = upto.0, "no byte of what was erased up to here is left");
         }
         Ok(())
+    }
+
+    /// Where views were dropped with their rows, removes what an interrupted load left: it may be
+    /// of one of them, and a load of another begins anew. Whether nothing of them can be left: it
+    /// can while a load runs.
+    fn discard_staged(&self) -> Result<bool, SealError> {
+        if !self.shared.erasures().has_pending_views() {
+            return Ok(true);
+        }
+        let Ok(_turn) = self.shared.loads.try_acquire() else { return Ok(false) };
+        self.sealer.end_load_that(|_| true).map_err(BuildError::from)?;
+        Ok(true)
     }
 
     /// Whether nobody reads a file any more that was removed: its bytes are there until then.

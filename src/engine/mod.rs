@@ -94,7 +94,7 @@ use crate::disk::DiskFile;
 use crate::engine::as_of::{AsOf, AsOfAnswers};
 use crate::engine::cold::{ColdStates, Fetch};
 use crate::engine::deadline::Deadline;
-use crate::engine::define::{DefineJob, DefineOptions, Defined};
+use crate::engine::define::{Data, DefineJob, DefineOptions, Defined};
 use crate::engine::erase::{EraseJob, Erasure};
 use crate::engine::error::Problem;
 use crate::engine::listing::PageAsk;
@@ -143,7 +143,6 @@ pub struct Engine {
     reads: Pool,
     cold_reads: Pool,
     patience: Span,
-    loads: Arc<Semaphore>,
     trainings: Arc<Semaphore>,
     spools: Spools,
     running: Mutex<Option<Running>>,
@@ -183,7 +182,6 @@ impl Engine {
             reads: Pool::start("larder-read", READ_THREADS, READS_WAITING),
             cold_reads: Pool::start("larder-cold", COLD_THREADS, READS_WAITING),
             patience,
-            loads: Arc::new(Semaphore::new(1)),
             trainings: Arc::new(Semaphore::new(TRAININGS)),
             spools,
             running: Mutex::new(Some(running)),
@@ -336,9 +334,14 @@ impl Engine {
     /// Drops one version of a view. Its id is never reused, so its rows cannot come back.
     ///
     /// # Errors
-    /// `UNKNOWN_VIEW`, `IN_USE`, and those of [`Self::write`].
-    pub async fn drop_view(&self, project: ProjectId, name: &str) -> Result<Defined, Problem> {
-        self.change(DefineJob::DropView(project, name.to_owned())).await
+    /// `UNKNOWN_VIEW`, `IN_USE`, `OVERLOADED` as [`Self::erase`], and those of [`Self::write`].
+    pub async fn drop_view(
+        &self,
+        project: ProjectId,
+        name: &str,
+        data: Data,
+    ) -> Result<Defined, Problem> {
+        self.change(DefineJob::DropView(project, name.to_owned(), data)).await
     }
 
     /// Drops a service.
@@ -412,7 +415,7 @@ impl Engine {
         if self.shared.loads_stop() {
             return Err(Problem::new(Code::Draining, "the server is shutting down"));
         }
-        match self.loads.clone().try_acquire_owned() {
+        match self.shared.loads.clone().try_acquire_owned() {
             Ok(permit) => Ok(LoadTurn { _permit: permit }),
             Err(_) => {
                 let detail = "another load is running; one runs at a time";

@@ -404,11 +404,13 @@ impl Recovery {
 
     /// Erases again, also what the control snapshot knows: the checkpoint may be older than that.
     fn erase(&mut self, history: &History, erase: Erase, sequence: Sequence, at: ArrivalTime) {
-        for view in &erase.views {
-            self.applier.erase(*view, &erase.key, sequence);
+        if let Some(whom) = &erase.whom {
+            for view in &erase.views {
+                self.applier.erase(*view, &whom.key, sequence);
+            }
         }
         if sequence > self.covers {
-            history.erase(&erase.views, &erase.key, sequence);
+            erase.hide(history, sequence);
             self.control.erasures.add(erase, sequence, at);
         }
     }

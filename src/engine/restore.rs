@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{self, Disk, DiskError};
-use crate::engine::erase::{ByEntity, Erase, Request, views_of};
+use crate::engine::erase::{ByEntity, Erase, Request, Whom, views_of};
 use crate::engine::known::{Known, KnownError};
 use crate::history::backup::{self, Backups, Marker, Pinned, Unfit, pin_backup};
 use crate::history::open::OpenError;
@@ -204,7 +204,8 @@ impl Others {
         let mut request = RequestBuilder::new(None)?;
         for ((project, entity, key), applied) in found {
             let views = views_of(registry, entity);
-            request.control(&Erase { project, entity, key, deadline, views }.encode());
+            let whom = Some(Whom { entity, key });
+            request.control(&Erase { project, deadline, whom, views }.encode());
             self.erased.push(applied);
         }
         Ok(Some(request.finish()?))

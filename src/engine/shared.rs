@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::engine::backup::Pins;
 use crate::engine::erase::Erasures;
@@ -48,6 +48,8 @@ pub(super) struct Shared {
     held: Mutex<Vec<Arc<Committed>>>,
     /// Loads are to stop.
     stopping: AtomicBool,
+    /// The turn to load: one runs at a time.
+    pub(super) loads: Arc<Semaphore>,
     /// What is held for backups.
     pub(super) pins: Pins,
     /// What is known to be damaged.
@@ -93,6 +95,7 @@ impl Shared {
             erasures: Mutex::new(parts.erasures),
             held: Mutex::default(),
             stopping: AtomicBool::new(false),
+            loads: Arc::new(Semaphore::new(1)),
             erase_within: parts.erase_within,
             pins: Pins::default(),
             damages: Damages::default(),

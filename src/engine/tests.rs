@@ -6,6 +6,8 @@ mod bounds;
 
 mod definitions;
 
+mod dropping;
+
 mod load;
 
 mod recovery;
@@ -25,7 +27,7 @@ use crate::disk::{DiskErrorKind, Operation};
 use crate::engine::as_of::AsOf;
 use crate::engine::cold::ColdStates;
 use crate::engine::deadline::Deadline;
-use crate::engine::define::DefineOptions;
+use crate::engine::define::{Data, DefineOptions};
 use crate::engine::error::Problem;
 use crate::engine::lookup::Batch;
 use crate::engine::open::{Options, open};

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLockReadGuard, RwLockWriteGuard};
 
-use super::bounds::Bounds;
+use super::bounds::{Bounds, ErasedRows};
 use super::index::{Index, LogRows, Part};
 use super::sealed::{Cursor, Scan, SealedFile};
 use super::segment::Segment;
@@ -256,7 +256,11 @@ impl AsOf {
         view: ViewId,
         visit: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<(), ReadError> {
-        let erased = self.bounds.erased_keys(view);
+        let ErasedRows { all_below, keys: erased } = self.bounds.erased_rows(view);
+        if all_below.is_some() {
+            // No row comes behind that.
+            return Ok(());
+        }
         let mut of_others = |key: &[u8]| match erased.contains_key(key) {
             true => ControlFlow::Continue(()),
             false => visit(key),

@@ -1,5 +1,5 @@
 //! What may no longer be seen of history: event times below which rows may be gone, and the rows
-//! of an entity key that were erased.
+//! of an entity key, or of a whole view, that were erased.
 //!
 //! It does not know why; retention and erasure are the engine's.
 
@@ -13,11 +13,18 @@ use crate::time::EventTime;
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
-/// Of a view, the keys whose rows below a sequence are erased.
-pub type ErasedKeys = Map<Box<[u8]>, Sequence>;
+/// What of each view is erased.
+pub type Erased = Map<ViewId, ErasedRows>;
 
-/// The erased keys of each view.
-pub type Erased = Map<ViewId, ErasedKeys>;
+/// What of a view is erased.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ErasedRows {
+    /// Every row below this sequence, if one is named: the view was dropped with its rows, and none
+    /// comes any more.
+    pub all_below: Option<Sequence>,
+    /// Of a key, the rows below its sequence.
+    pub keys: Map<Box<[u8]>, Sequence>,
+}
 
 /// Both kinds of bounds. Whoever holds them goes on hiding what they hid, though nothing of it may
 /// be left by now; what is erased meanwhile is hidden from it too.
@@ -37,11 +44,9 @@ struct Hidden {
 }
 
 impl Hidden {
-    fn add(&self, views: &[ViewId], key: &[u8], below: Sequence) {
+    fn add(&self, views: &[ViewId], add: impl Fn(&mut ErasedRows)) {
         let mut erased = self.erased.write().unwrap_or_else(PoisonError::into_inner);
-        for view in views {
-            erased.entry(*view).or_default().insert(key.into(), below);
-        }
+        views.iter().for_each(|view| add(erased.entry(*view).or_default()));
         self.any.store(true, Ordering::SeqCst);
     }
 }
@@ -60,11 +65,19 @@ impl Bounds {
     }
 
     pub(super) fn erase(&self, views: &[ViewId], key: &[u8], below: Sequence) {
-        self.erased.add(views, key, below);
-        self.replaced
-            .iter()
-            .filter_map(Weak::upgrade)
-            .for_each(|hidden| hidden.add(views, key, below));
+        self.add(views, |erased| {
+            erased.keys.insert(key.into(), below);
+        });
+    }
+
+    pub(super) fn erase_views(&self, views: &[ViewId], below: Sequence) {
+        self.add(views, |erased| erased.all_below = Some(below));
+    }
+
+    fn add(&self, views: &[ViewId], add: impl Fn(&mut ErasedRows)) {
+        self.erased.add(views, &add);
+        let replaced = self.replaced.iter().filter_map(Weak::upgrade);
+        replaced.for_each(|hidden| hidden.add(views, &add));
     }
 
     /// The event time below which rows of `view` may be gone.
@@ -72,9 +85,15 @@ impl Bounds {
         self.floors.get(&view).copied()
     }
 
-    /// The keys of `view` that have erased rows.
-    pub fn erased_keys(&self, view: ViewId) -> ErasedKeys {
+    /// What of `view` is erased.
+    pub fn erased_rows(&self, view: ViewId) -> ErasedRows {
         self.erased().get(&view).cloned().unwrap_or_default()
+    }
+
+    /// Whether all rows of `view` up to a sequence are erased, because the view is.
+    pub(super) fn is_erased(&self, view: ViewId, upto: Sequence) -> bool {
+        let below = self.erased().get(&view).and_then(|erased| erased.all_below);
+        below.is_some_and(|below| upto < below)
     }
 
     /// Rows of `key` below this sequence are erased.
@@ -83,8 +102,9 @@ impl Bounds {
             return Sequence::ZERO;
         }
         let erased = self.erased();
-        let keys = erased.get(&view);
-        keys.and_then(|keys| keys.get(key)).copied().unwrap_or(Sequence::ZERO)
+        let of_view = erased.get(&view);
+        let below = of_view.and_then(|erased| erased.all_below.max(erased.keys.get(key).copied()));
+        below.unwrap_or(Sequence::ZERO)
     }
 
     fn erased(&self) -> RwLockReadGuard<'_, Erased> {

@@ -216,6 +216,11 @@ impl History {
         self.bounds().erase(views, key, below);
     }
 
+    /// Hides the rows of `views` below a sequence, from reads that run too.
+    pub fn erase_views(&self, views: &[ViewId], below: Sequence) {
+        self.bounds().erase_views(views, below);
+    }
+
     /// Hides these rows and no others any more, of which none is left.
     pub fn set_erased(&self, erased: Erased) {
         self.change_bounds(|bounds| bounds.set_erased(erased));

@@ -291,13 +291,7 @@ impl<'a> Iterator for Requests<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
-            return match self.cursor.finished() {
-                true => None,
-                false => {
-                    self.cursor.at = self.cursor.bytes.len();
-                    Some(Err(RecordError::LeftOver))
-                }
-            };
+            return self.cursor.end().map(Err);
         }
         self.left -= 1;
         let request = self.cursor.request(self.next);
@@ -305,7 +299,7 @@ impl<'a> Iterator for Requests<'a> {
             Ok(request) => self.next = self.next.plus(u64::from(request.count)),
             Err(_) => {
                 self.left = 0;
-                self.cursor.at = self.cursor.bytes.len();
+                self.cursor.give_up();
             }
         }
         Some(request)
@@ -349,13 +343,7 @@ impl<'a> Iterator for Records<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
-            return match self.cursor.finished() {
-                true => None,
-                false => {
-                    self.cursor.at = self.cursor.bytes.len();
-                    Some(Err(RecordError::LeftOver))
-                }
-            };
+            return self.cursor.end().map(Err);
         }
         self.left -= 1;
         let sequence = self.next;
@@ -364,7 +352,7 @@ impl<'a> Iterator for Records<'a> {
             Ok(record) => Some(Ok((sequence, record))),
             Err(error) => {
                 self.left = 0;
-                self.cursor.at = self.cursor.bytes.len();
+                self.cursor.give_up();
                 Some(Err(error))
             }
         }
@@ -378,8 +366,16 @@ struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    fn finished(&self) -> bool {
-        self.at == self.bytes.len()
+    /// Reads nothing more.
+    fn give_up(&mut self) {
+        self.at = self.bytes.len();
+    }
+
+    /// What is wrong where nothing more should come, once.
+    fn end(&mut self) -> Option<RecordError> {
+        let is_over = self.at == self.bytes.len();
+        self.give_up();
+        (!is_over).then_some(RecordError::LeftOver)
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], RecordError> {

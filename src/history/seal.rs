@@ -3,6 +3,7 @@
 //!
 //! It does not know the manifest: a file it made counts once the writer has named it there.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -120,7 +121,8 @@ impl Sealer {
                 Ok(Made { file, replaces: Vec::new(), dropped })
             }
             Task::Rewrite(files) => {
-                self.find_room(files.iter().map(|file| file.entry().bytes).sum(), LEFT_FREE)?;
+                let needed = files.iter().map(|file| bytes_to_keep(file, &bounds)).sum();
+                self.find_room(needed, LEFT_FREE)?;
                 let replaces = files.iter().map(|file| file.entry().number).collect();
                 let covers = (files[0].entry().first, files[files.len() - 1].entry().last);
                 let (file, dropped) = self.build(covers, pace, |to| merge(files, &bounds, to))?;
@@ -311,22 +313,26 @@ fn write(
 }
 
 /// Writes the rows of all `files` in order and says how many were left out. Memory is a block of
-/// each.
+/// each. What is erased as a whole is not even read.
 pub(super) fn merge(
     files: &[Arc<SealedFile>],
     bounds: &Arc<Bounds>,
     builder: &mut Builder<'_>,
 ) -> Result<u64, BuildError> {
     let mut dropped = 0;
-    let mut views: Vec<(ViewId, usize)> = Vec::new();
-    for facts in files.iter().flat_map(|file| file.sections()) {
-        match views.iter_mut().find(|(view, _)| *view == facts.view) {
-            Some((_, slots)) => *slots = facts.slots.max(*slots),
-            None => views.push((facts.view, facts.slots)),
+    let mut views: BTreeMap<ViewId, (usize, Vec<&Arc<SealedFile>>)> = BTreeMap::new();
+    for file in files {
+        for facts in file.sections() {
+            if bounds.is_erased(facts.view, facts.last) {
+                dropped += facts.rows;
+                continue;
+            }
+            let (slots, files) = views.entry(facts.view).or_default();
+            *slots = facts.slots.max(*slots);
+            files.push(file);
         }
     }
-    views.sort_unstable();
-    for (view, slots) in views {
+    for (view, (slots, files)) in views {
         let mut base = Base::new(bounds.clone(), view);
         builder.start(view, slots, base.floor())?;
         let mut scans = Vec::new();
@@ -353,7 +359,11 @@ pub(super) fn merge(
 /// The disk failed, or a block is not what was written.
 pub fn holds_erased(file: &Arc<SealedFile>, bounds: &Bounds) -> Result<bool, ReadError> {
     for facts in file.sections() {
-        for (key, below) in bounds.erased_keys(facts.view) {
+        let erased = bounds.erased_rows(facts.view);
+        if erased.all_below.is_some_and(|below| facts.first < below) {
+            return Ok(true);
+        }
+        for (key, below) in erased.keys {
             let newest = (EventTime::MAX, Sequence::MAX);
             let mut cursor = match facts.first < below {
                 true => Cursor::seek(file, facts.view, &key, newest)?,
@@ -370,6 +380,13 @@ pub fn holds_erased(file: &Arc<SealedFile>, bounds: &Bounds) -> Result<bool, Rea
         }
     }
     Ok(false)
+}
+
+/// Bytes of a file without those of views that are erased: a view may be dropped with its rows
+/// because there is no room.
+fn bytes_to_keep(file: &SealedFile, bounds: &Bounds) -> u64 {
+    let goes = file.sizes().filter(|(facts, _)| bounds.is_erased(facts.view, facts.last));
+    file.entry().bytes.saturating_sub(goes.map(|(_, bytes)| bytes).sum())
 }
 
 /// Whether a quarter of a file's rows may go.

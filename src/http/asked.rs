@@ -15,8 +15,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::engine::answer_columns::Include;
+use crate::engine::deadline::Deadline;
+use crate::engine::error::Problem;
 use crate::engine::lookup::LookupPlan;
-use crate::http::lookup_request::{Wanted, values_per_row};
+use crate::http::call::Call;
+use crate::http::lookup::{self, When};
+use crate::http::lookup_request::{Wanted, read_optional_time, values_per_row};
 use crate::ids::ProjectId;
 use crate::registry::plan::Column;
 use crate::value::json;
@@ -58,6 +62,23 @@ impl Asked {
             plan,
         }
     }
+}
+
+/// What `wanted` asks, `as_of` when and in which project, once `min_sequence` is visible.
+pub(super) async fn ask(
+    call: &Call,
+    wanted: &Wanted<'_>,
+    as_of: Option<&RawValue>,
+    deadline: Deadline,
+) -> Result<(Arc<Asked>, When, ProjectId), Problem> {
+    let engine = call.engine()?;
+    let as_of = read_optional_time("as_of", as_of, wanted.time_unit)?;
+    let allow_truncated = wanted.allow_truncated;
+    let when = as_of.map_or(When::Now, |at| When::At { at, allow_truncated });
+    lookup::wait_for(engine, wanted.min_sequence, deadline).await?;
+    let project = call.project(&engine.registry())?;
+    let plan = wanted.plan(engine, project, when.purpose())?;
+    Ok((Arc::new(Asked::new(wanted, plan)), when, project))
 }
 
 /// The names of the columns as JSON, so that they are escaped once and not per answer.

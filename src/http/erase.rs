@@ -1,4 +1,5 @@
-//! `DELETE /api/v1/entities/{entity_type}/{entity_id}`: forgets an entity; and how far that is.
+//! `DELETE /api/v1/entities/{entity_type}/{entity_id}`: forgets an entity; and how far that, or the
+//! erasure of a dropped view, is.
 //!
 //! It does not know how anything is removed.
 
@@ -17,7 +18,7 @@ use crate::metrics::Code;
 use crate::value::json;
 
 /// Where what is erased may be all the same.
-const NOT_COVERED: [&str; 2] = ["backups", "exports"];
+pub(super) const NOT_COVERED: [&str; 2] = ["backups", "exports"];
 
 /// An erasure that was accepted.
 #[derive(Serialize, ToSchema)]
@@ -37,7 +38,7 @@ pub(super) struct ErasureAnswer {
     erasure: String,
     /// `pending` while bytes may be left in the data directory, else `done`.
     state: &'static str,
-    /// Everything of the entity with a lower sequence is erased.
+    /// Everything of the entity, or of the views, with a lower sequence is erased.
     sequence: u64,
     /// When it was asked for; since then nothing of it is answered.
     requested: String,

@@ -2,15 +2,17 @@
 //!
 //! It does not know how definitions are read or compared.
 
+use axum::http::StatusCode;
 use axum::http::header::IF_MATCH;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::engine::define::{DefineOptions, Defined, OnError};
+use crate::engine::define::{Data, DefineOptions, Defined, OnError};
 use crate::engine::error::Problem;
 use crate::http::aside::off_the_lookups;
 use crate::http::body::malformed;
 use crate::http::call::{Answered, Call, Format, name, respond};
+use crate::http::erase::NOT_COVERED;
 use crate::http::push::with_sequence;
 use crate::ids::Sequence;
 use crate::metrics::Code;
@@ -26,6 +28,7 @@ struct RegisterQuery {
     dry_run: bool,
     #[serde(default)]
     prune: bool,
+    data: Option<String>,
     #[serde(rename = "project")]
     _project: Option<String>,
 }
@@ -48,6 +51,12 @@ pub(super) struct DefinedJson {
     warnings: Vec<String>,
     /// The sequence of the last definition change, for `If-Match`.
     sequence: u64,
+    /// The ids of the erasures of views that were dropped with their rows; left out if none was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    erasures: Vec<String>,
+    /// Where copies of such rows may be that the server cannot reach; left out with those.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    not_covered: &'static [&'static str],
 }
 
 /// Answers the registration.
@@ -55,15 +64,24 @@ pub(super) struct DefinedJson {
     post, path = "/api/v1/features/register", tag = "definitions",
     params(("dry_run" = Option<bool>, Query, description = "Only say what would change"),
         ("prune" = Option<bool>, Query, description = "Drop what is not there"),
+        ("data" = Option<String>, Query,
+            description = "keep, or drop: also erase the rows of views that are dropped"),
         ("If-Match" = Option<String>, Header,
             description = "The sequence the definitions must stand at")),
     request_body(content = Object, description = "The tree of a definition file"),
     responses(
         (status = 200, description = "What changed", body = DefinedJson),
+        (status = 202, description = "What changed; rows that nobody sees any more are removed",
+            body = DefinedJson),
     )
 )]
 pub(super) async fn handle(mut call: Call) -> Answered {
     let query: RegisterQuery = call.query()?;
+    let data = data(query.data.as_deref())?;
+    if data == Data::Drop && !query.prune {
+        let detail = "?data=drop is for the views that ?prune=true drops";
+        return Err(Problem::new(Code::InvalidValue, detail));
+    }
     let format = call.format()?;
     let if_match = if_match(&call)?;
     let project = call.project_name()?.unwrap_or(DEFAULT_PROJECT.into()).into_owned();
@@ -81,6 +99,7 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     .await?;
     let options = DefineOptions {
         absent: if query.prune { Absent::Drop } else { Absent::Keep },
+        data,
         on_error: OnError::ApplyNothing,
         dry_run: query.dry_run,
         if_match,
@@ -93,30 +112,33 @@ pub(super) async fn handle(mut call: Call) -> Answered {
 #[utoipa::path(
     delete, path = "/api/v1/views/{view}", tag = "definitions",
     params(("view" = String, Path, description = "Its name, or name@version"),
-        ("data" = Option<String>, Query, description = "Only keep")),
+        ("data" = Option<String>, Query,
+            description = "keep (the default) its rows in history, or drop: erase them too")),
     responses(
         (status = 200, description = "Dropped", body = DefinedJson),
+        (status = 202, description = "Dropped; its rows, which nobody sees any more, are removed",
+            body = DefinedJson),
     )
 )]
 pub(super) async fn drop_view(call: Call) -> Answered {
     let query: DropQuery = call.query()?;
-    match query.data.as_deref() {
-        None | Some("keep") => {}
-        Some("drop") => {
-            let detail = "?data= can only be keep: the bytes of a dropped view stay until a later \
-                          release removes them by retention or erasure";
-            return Err(Problem::new(Code::InvalidValue, detail));
-        }
-        Some(other) => {
-            let other = crate::value::json::shorten(other);
-            let detail = format!("?data= is \"{other}\", it can only be keep");
-            return Err(Problem::new(Code::InvalidValue, detail));
-        }
-    }
+    let data = data(query.data.as_deref())?;
     let engine = call.engine()?;
     let project = call.project(&engine.registry())?;
     let view = name(call.segment(3)?)?;
-    answer(engine.drop_view(project, &view).await?)
+    answer(engine.drop_view(project, &view, data).await?)
+}
+
+fn data(asked: Option<&str>) -> Result<Data, Problem> {
+    match asked {
+        None | Some("keep") => Ok(Data::Keep),
+        Some("drop") => Ok(Data::Drop),
+        Some(other) => {
+            let other = crate::value::json::shorten(other);
+            let detail = format!("?data= is \"{other}\", it can only be keep or drop");
+            Err(Problem::new(Code::InvalidValue, detail))
+        }
+    }
 }
 
 /// Answers `DELETE /api/v1/services/{service}`.
@@ -135,9 +157,16 @@ pub(super) async fn drop_service(call: Call) -> Answered {
 }
 
 fn answer(defined: Defined) -> Answered {
-    let Defined { changes, warnings, sequence } = defined;
-    let json = DefinedJson { changes, warnings, sequence: sequence.0 };
-    Ok(with_sequence(respond(Format::Json, to_json(&json)), sequence))
+    let Defined { changes, warnings, sequence, erasures } = defined;
+    let erasures: Vec<String> = erasures.iter().map(ToString::to_string).collect();
+    let (status, not_covered): (_, &[_]) = match erasures.is_empty() {
+        true => (StatusCode::OK, &[]),
+        false => (StatusCode::ACCEPTED, &NOT_COVERED),
+    };
+    let json = DefinedJson { changes, warnings, sequence: sequence.0, erasures, not_covered };
+    let mut response = respond(Format::Json, to_json(&json));
+    *response.status_mut() = status;
+    Ok(with_sequence(response, sequence))
 }
 
 /// The JSON of an answer.

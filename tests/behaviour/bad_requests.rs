@@ -471,8 +471,12 @@ fn register(door: &mut Door) {
     let drop = |path: &'static str| ("DELETE", path, [].as_slice(), b"".as_slice());
     door.refuse(drop("/api/v1/views/user_profile"), IN_USE, "credit");
     door.refuse(drop("/api/v1/views/user_profil"), NO_VIEW, "did you mean \"user_profile\"?");
-    door.refuse(drop("/api/v1/views/user_account?data=burn"), INVALID, "only be keep");
-    door.refuse(drop("/api/v1/views/user_account?data=drop"), INVALID, "retention or erasure");
+    door.refuse(drop("/api/v1/views/user_account?data=burn"), INVALID, "only be keep or drop");
+    door.refuse(drop("/api/v1/views/user_profile?data=drop"), IN_USE, "credit");
+    let target = format!("{REGISTER}?data=drop");
+    door.refuse(("POST", &target, &json, new), INVALID, "?prune=true");
+    let target = format!("{REGISTER}?prune=true&data=burn");
+    door.refuse(("POST", &target, &json, new), INVALID, "only be keep or drop");
     door.refuse(drop("/api/v1/services/credt"), NO_SERVICE, "did you mean \"credit\"?");
 }
 

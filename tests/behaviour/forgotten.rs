@@ -150,6 +150,68 @@ fn an_erased_entity_is_gone() {
     door.finish();
 }
 
+#[test]
+fn a_view_dropped_with_its_rows_is_gone() {
+    let mut door = Door::open(&[("LARDER__STORAGE__CHECKPOINT_INTERVAL", "100ms")]);
+    let all = door.get("/api/v1/features/user/u1");
+    door.holds("it was there", all["features"]["user_account"].is_object());
+    let before = door.sequence();
+    let reply = door.ask("DELETE", "/api/v1/views/user_account?data=drop", &[], b"");
+    door.equal("accepted", &json!(reply.status), &json!(202));
+    let (erasure, sequence) = (before + 1, before + 2);
+    let expected = json!({
+        "changes": ["- view user_account with its rows"], "warnings": [], "sequence": sequence,
+        "erasures": [erasure.to_string()], "not_covered": ["backups", "exports"],
+    });
+    door.equal("the answer", &reply.json(), &expected);
+    let header = json!(reply.header("larder-sequence"));
+    door.equal("the header", &header, &json!(sequence.to_string()));
+    let answer = door.get("/api/v1/features/user/u1");
+    door.holds("gone", answer["features"].get("user_account").is_none());
+    door.equal("the rest", &answer["features"]["user_profile"], &all["features"]["user_profile"]);
+    let state = eventually("it is done", || {
+        let state = door.get(&format!("/api/v1/erasures/{erasure}"));
+        (state["state"] == "done").then_some(state)
+    });
+    door.equal("its sequence", &state["sequence"], &json!(erasure));
+    door.holds("when", state["done"].as_str() >= state["requested"].as_str());
+
+    let pruned = json!({
+        "entity": {"user": {"join_keys": ["user_id"]}},
+        "view": {"user_profile": {"entity": "user", "features": {
+            "age": "int32", "country": "string",
+        }}},
+    });
+    let prune = "/api/v1/features/register?prune=true&data=drop&project=second";
+    let whole = json!({
+        "entity": {"user": {"join_keys": ["user_id"]}},
+        "view": {
+            "user_profile": pruned["view"]["user_profile"],
+            "short": {"entity": "user", "features": {"level": "int32"}},
+            "long": {"entity": "user", "features": {"level": "int32"}},
+        },
+    });
+    door.post("/api/v1/features/register?project=second", whole);
+    let json = [crate::door::JSON];
+    let dry =
+        door.ask("POST", &format!("{prune}&dry_run=true"), &json, pruned.to_string().as_bytes());
+    let reply = door.ask("POST", prune, &json, pruned.to_string().as_bytes());
+    door.equal("shown", &json!(dry.status), &json!(200));
+    door.equal("pruned", &json!(reply.status), &json!(202));
+    let (dry, pruned) = (dry.json(), reply.json());
+    let said = json!(["- view long with its rows", "- view short with its rows"]);
+    door.equal("what", &pruned["changes"], &said);
+    door.equal("as shown", &dry["changes"], &pruned["changes"]);
+    door.holds("nothing was erased to show it", dry.get("erasures").is_none());
+    let erasure = pruned["erasures"][0].as_str().unwrap_or_default().to_owned();
+    door.equal("one for both", &json!(pruned["erasures"].as_array().map(Vec::len)), &json!(1));
+    let other = door.ask("GET", &format!("/api/v1/erasures/{erasure}"), &[], b"");
+    door.equal("another project's", &json!(other.status), &json!(404));
+    let state = door.get(&format!("/api/v1/erasures/{erasure}?project=second"));
+    door.equal("its own", &state["erasure"], &json!(erasure));
+    door.finish();
+}
+
 /// Other keys, other types, other ways to be wrong.
 fn others(door: &mut Door) {
     let mut erase = |id: &str| {

@@ -16,6 +16,7 @@ use larder::disk::fake::{FakeDisk, Fault};
 use larder::disk::real::RealDisk;
 use larder::disk::{Disk, DiskErrorKind, read_whole};
 use larder::engine::Engine;
+use larder::engine::define::Data;
 use larder::engine::export::{ExportError, ExportOptions, Exported, export};
 use larder::engine::writes::{Durability, WriteBatch};
 use larder::history::backup::{Pinned, pin_directory};
@@ -417,7 +418,7 @@ async fn a_view_that_is_defined_anew_gets_a_directory_of_its_own() {
     run(store.held().await.as_ref(), &RealDisk, &to).expect("exported");
     let before = files(&RealDisk, &to);
     for _ in 0..2 {
-        store.engine.drop_view(PROJECT, "v").await.expect("it is there");
+        store.engine.drop_view(PROJECT, "v", Data::Keep).await.expect("it is there");
         let anew = "[view.v]\nentity = \"user\"\nfeatures = { n = \"string\" }\n";
         let entity = "[entity.user]\njoin_keys = [\"user_id:int64\"]\n";
         define(&store.engine, &format!("{entity}{anew}")).await.expect("they are right");

@@ -23,7 +23,7 @@ pub(super) async fn store_with(view: &str) -> Store {
 }
 
 /// Starts again with nothing but history.
-fn restart_from_history(store: &mut Store) {
+pub(super) fn restart_from_history(store: &mut Store) {
     store.engine.take().unwrap().close();
     for derived in ["checkpoint", "disk"] {
         let _ = std::fs::remove_dir_all(store.directory.path().join(derived));
@@ -56,7 +56,7 @@ async fn read(
 }
 
 /// What lookups answer, by whatever way.
-async fn online(store: &Store, tier: &str, user: &str) -> Vec<(Status, Option<Value>)> {
+pub(super) async fn online(store: &Store, tier: &str, user: &str) -> Vec<(Status, Option<Value>)> {
     match tier {
         "disk" => store.now_on_disk(user).await.0,
         _ => store.now(user),
@@ -114,7 +114,7 @@ async fn retention_refuses_what_it_took_and_keeps_the_newest() {
 }
 
 /// Whether some file of the data directory has these bytes.
-fn lies_in(directory: &Path, bytes: &[u8]) -> Option<std::path::PathBuf> {
+pub(super) fn lies_in(directory: &Path, bytes: &[u8]) -> Option<std::path::PathBuf> {
     // A directory may go while it is looked for.
     for entry in std::fs::read_dir(directory).into_iter().flatten() {
         let path = entry.unwrap().path();
@@ -251,7 +251,7 @@ async fn an_erasure_is_not_done_while_somebody_reads_a_file_that_was_removed() {
 }
 
 /// What was rewritten without some rows is no damage.
-fn check_whole(mut store: Store) {
+pub(super) fn check_whole(mut store: Store) {
     store.engine.take().unwrap().close();
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     let report = crate::engine::verify::run(&disk, store.directory.path(), &mut |_, _| {}).unwrap();
@@ -417,7 +417,7 @@ async fn the_rows_of_a_dropped_view_are_erased_too() {
     for n in 0..100 {
         store.push(&[("secret-user", Some(50), age(n), country("AE"))]).await.unwrap();
     }
-    store.engine().drop_view(PROJECT, "profile").await.unwrap();
+    store.engine().drop_view(PROJECT, "profile", Data::Keep).await.unwrap();
     let erased = store.engine().erase(user, &user_key("secret-user")).await.unwrap();
     store.clock.advance(Span::from_seconds(4 * DAY));
     let done = || store.engine().erasure(PROJECT, erased.sequence).unwrap().done.is_some();

@@ -30,7 +30,7 @@ async fn definitions_survive_and_contradictions_change_nothing() {
     let stale = DefineOptions { if_match: Some(planned.sequence), ..DefineOptions::default() };
     let refused = store.engine().define(definitions, stale).await.unwrap_err();
     assert_eq!(refused.code, Code::SequenceMismatch);
-    store.engine().drop_view(PROJECT, "profile").await.unwrap();
+    store.engine().drop_view(PROJECT, "profile", Data::Keep).await.unwrap();
     store.restart(true);
     assert!(store.engine().registry().view_named(PROJECT, "profile").is_err());
     assert_eq!(store.engine().rows_per_view(), []);

@@ -635,28 +635,34 @@ async fn a_start_that_breaks_off_while_it_replays_a_load_leaves_the_disk_tier_no
     store.engine.take().unwrap().close();
     // As if the power had gone before any of it was online.
     derived.iter().for_each(|name| copy(&before.path().join(name), &path.join(name)));
-    let sealed =
-        std::fs::read_dir(path.join("history")).unwrap().map(|entry| entry.unwrap().path());
-    let sealed = sealed.into_iter().find(|path| path.extension().is_some_and(|e| e == "sealed"));
-    let sealed = sealed.unwrap();
+    let files = std::fs::read_dir(path.join("history")).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|e| e == "sealed"));
+    // That of the load; the log's is small.
+    let sealed = files.max_by_key(|path| std::fs::metadata(path).unwrap().len()).unwrap();
     let good = std::fs::read(&sealed).unwrap();
     let mut bad = good.clone();
     // Far on among the rows.
     bad[good.len() / 4 * 3] ^= 1;
     std::fs::write(&sealed, &bad).unwrap();
-    // Room for more rows than are moved at once.
+    // Room for some 7000 rows: more than are moved at once, and less than come before the damage.
     let full = || Options {
-        tier_limits: TierLimits { overlay: 600_000, cache: 0 },
+        tier_limits: TierLimits { overlay: 1_100_000, cache: 0 },
         ..options(&path, Durability::Sync)
     };
+    let mark = || std::fs::read(path.join("disk/mark")).unwrap();
+    let marked = mark();
     let disk = Arc::new(RealDisk);
     let metrics = Metrics::new(store.clock.now());
     let broken = open(full(), disk, Arc::new(store.clock.clone()), metrics);
-    assert!(broken.err().unwrap().to_string().contains("damaged"));
+    let broken = broken.err().unwrap().to_string();
+    assert!(broken.starts_with(&format!("{} is damaged", sealed.display())), "{broken}");
+    assert_ne!(mark(), marked, "some rows were moved before");
     std::fs::write(&sealed, &good).unwrap();
     store.engine = Some(open_with(full(), &store.clock));
     for user in users.iter().step_by(7) {
         let (answer, fallback) = store.now_on_disk(user).await;
         assert_eq!((answer[0].1.clone(), fallback), (is(7), None), "{user}");
     }
+    let replayed = store.engine().metrics().recovery_history_rows.get();
+    assert_eq!(replayed, users.len() as u64, "nobody knows which were moved");
 }

@@ -70,7 +70,7 @@ async fn a_dropped_view_leaves_the_disk() {
     let (profile, other) = (id("profile"), id("other"));
     store.push(&[("u1", None, age(1), Cell::Absent)]).await.unwrap();
     store.holds_on_disk(&[profile]).await;
-    store.engine().drop_view(PROJECT, "profile").await.unwrap();
+    store.engine().drop_view(PROJECT, "profile", Data::Keep).await.unwrap();
     store.holds_on_disk(&[]).await;
 
     let put = |store: &Store, view| {
@@ -82,7 +82,7 @@ async fn a_dropped_view_leaves_the_disk() {
     store.holds_on_disk(&[profile, other]).await;
     store.restart(false);
     store.holds_on_disk(&[other]).await;
-    store.engine().drop_view(PROJECT, "other").await.unwrap();
+    store.engine().drop_view(PROJECT, "other", Data::Keep).await.unwrap();
     store.restart(false);
     assert!(!store.directory.path().join("disk").exists(), "no view needs it");
 }

@@ -20,6 +20,7 @@ pub(super) const MARK: i64 = 0x5EC2_E700_0000_0000;
 /// A row as it was accepted; its archive says which of the features it has, and its sequence.
 #[derive(Clone, Debug)]
 pub(super) struct Whole {
+    pub(super) view: ViewId,
     pub(super) sequence: u64,
     pub(super) key: u8,
     pub(super) time: i64,
@@ -58,13 +59,13 @@ pub(super) fn naive(all: &[Whole], key: u8, at: i64, known_at: i64) -> State {
 }
 
 fn found(history: &History, key: u8, time: i64, known_at: i64) -> State {
-    see(history, key, time, known_at).unwrap().0
+    see(history, (VIEW, key), time, known_at).unwrap().0
 }
 
 /// What a read finds, and the rows it shows, the same in whichever way it goes through them.
 pub(super) fn see(
     history: &History,
-    key: u8,
+    (view, key): (ViewId, u8),
     time: i64,
     known_at: i64,
 ) -> Result<(State, Vec<u64>), String> {
@@ -79,19 +80,19 @@ pub(super) fn see(
         }
         ControlFlow::Continue(())
     };
-    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut see).map_err(told)?;
+    as_of.rows_before(view, &[key], EventTime::from_micros(time), &mut see).map_err(told)?;
     let (mut walked, mut swept) = (Vec::new(), Vec::new());
     let mut walk = |row: RowAt<'_>| {
         walked.push(row.sequence.0);
         ControlFlow::Continue(())
     };
-    as_of.rows_before(VIEW, &[key], EventTime::from_micros(time), &mut walk).map_err(told)?;
+    as_of.rows_before(view, &[key], EventTime::from_micros(time), &mut walk).map_err(told)?;
     let mut sweep = |row: RowAt<'_>| {
         swept.push(row.sequence.0);
         ControlFlow::Continue(())
     };
     let instant = (EventTime::from_micros(time), ArrivalTime::MAX);
-    let mut many = as_of.sweep(VIEW);
+    let mut many = as_of.sweep(view);
     many.turn_to(&[key]);
     many.rows_before(instant, &mut sweep).map_err(told)?;
     match swept == walked {
@@ -133,7 +134,7 @@ pub(super) fn random_rows(random: &mut Random, first: u64, arrival: i64) -> Vec<
             has = [true; SLOTS];
         }
         let (sequence, key) = (first + index, random.below(5) as u8);
-        Whole { sequence, key, time: arrival - late, arrival, has }
+        Whole { view: VIEW, sequence, key, time: arrival - late, arrival, has }
     };
     (0..count).map(|index| row(index, random)).collect()
 }
@@ -143,7 +144,7 @@ pub(super) fn request(rows: &[Whole]) -> EncodedRequest {
     for row in rows {
         let event_time = EventTime::from_micros(row.time);
         let archive = row.archive();
-        builder.row(&Row { view: VIEW, event_time, key: &[row.key], archive: &archive });
+        builder.row(&Row { view: row.view, event_time, key: &[row.key], archive: &archive });
     }
     builder.finish().unwrap()
 }
@@ -268,7 +269,7 @@ fn erase(opened: &Opened, key: u8, below: u64) {
 #[test]
 fn a_read_that_runs_goes_on_learning_what_is_erased() {
     let mut opened = open_at(&FakeDisk::new()).unwrap();
-    append(&mut opened.writer, &super::request(&[(1, 10), (2, 10)]), 10).unwrap();
+    append(&mut opened.writer, &super::request(&[(1, 10), (2, 10), (3, 10)]), 10).unwrap();
     let as_of = opened.reader.as_of(Sequence::MAX, None).unwrap();
     let sees = |key: u8| {
         let mut found = false;
@@ -286,6 +287,50 @@ fn a_read_that_runs_goes_on_learning_what_is_erased() {
     opened.reader.set_erased(crate::history::bounds::Erased::default());
     erase(&opened, 2, 100);
     assert!(!sees(1) && !sees(2));
+    let lists = || {
+        let mut listed = Vec::new();
+        let mut take = |key: &[u8]| {
+            listed.extend_from_slice(key);
+            ControlFlow::Continue(())
+        };
+        as_of.each_key(VIEW, &mut take).unwrap();
+        listed
+    };
+    assert!(sees(3) && lists() == [3]);
+    opened.reader.erase_views(&[VIEW], Sequence(100));
+    assert!(!sees(3) && lists().is_empty());
+}
+
+#[test]
+fn a_view_that_is_erased_takes_no_room_to_go_and_is_not_read() {
+    const GOES: ViewId = ViewId(VIEW.0 + 1);
+    let disk = FakeDisk::new();
+    let mut opened = open_at(&disk).unwrap();
+    let row = |sequence: u64| {
+        let view = if sequence.is_multiple_of(2) { GOES } else { VIEW };
+        let (time, arrival, has) = (sequence as i64, 1, [true; SLOTS]);
+        Whole { view, sequence, key: 1, time, arrival, has }
+    };
+    let rows: Vec<Whole> = (1..=400).map(row).collect();
+    append(&mut opened.writer, &request(&rows), 1).unwrap();
+    opened.writer.roll(None, 0).unwrap();
+    assert!(seal_one(&mut opened));
+    let file = opened.reader.sealed()[0].clone();
+    let sizes: Vec<u64> = file.sizes().map(|(_, bytes)| bytes).collect();
+    disk.say_free(crate::history::writer::SEGMENT_BYTES_MAX + file.entry().bytes - sizes[1]);
+    let task = || Some(Task::Rewrite([file.clone()].into()));
+    erase(&opened, 2, 401);
+    assert!(make(&mut opened, task()).is_none(), "no room for all of it");
+    opened.reader.erase_views(&[GOES], Sequence(401));
+    assert!(holds_erased(&file, &opened.reader.bounds()).unwrap());
+    // Nor is damage there in the way.
+    let path = file.file().path().to_owned();
+    disk.damage(&path, |data| data[(sizes[0] + sizes[1] / 2) as usize] ^= 1);
+    let made = make(&mut opened, task()).unwrap();
+    assert_eq!((made.dropped, made.file.sections().count()), (200, 1));
+    assert!(!holds_erased(&made.file, &opened.reader.bounds()).unwrap());
+    assert_eq!(found(&opened.reader, 1, 1000, 1000), [Some(399); SLOTS]);
+    assert!(see(&opened.reader, (GOES, 1), 1000, 1000).unwrap().1.is_empty());
 }
 
 #[test]

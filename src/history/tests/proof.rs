@@ -336,6 +336,7 @@ fn every_crash_state_keeps_what_may_not_go_and_hides_what_is_erased() {
         ("states", 8_000),
         ("dropped", 20),
         ("erased", 5),
+        ("views", 5),
         ("finished", 3),
         ("backups", 5),
         ("restored", 50),

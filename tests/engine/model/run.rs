@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
+use larder::engine::define::Data;
 use larder::engine::error::Problem;
 use larder::engine::lookup::Batch;
 use larder::engine::writes::{Accepted, Durability, WriteBatch};
@@ -253,9 +254,10 @@ impl Run {
                 let Some((name, version)) = self.model.pick(*view) else { return };
                 self.model.default_versions.insert(name, version);
             }
-            Definition::DropView { view } => {
+            Definition::DropView { view, data } => {
                 let Some(name) = self.model.pick(*view) else { return };
-                return self.drop_view(name).await;
+                let data = if *data { Data::Drop } else { Data::Keep };
+                return self.drop_view(name, data).await;
             }
             Definition::Recreate { kind } => {
                 let names = ["profile", "activity", "traffic"];
@@ -273,15 +275,17 @@ impl Run {
         Ok(())
     }
 
-    async fn drop_view(&mut self, name: ViewName) {
-        let dropped = self.engine().drop_view(PROJECT, &declared(name)).await;
+    async fn drop_view(&mut self, name: ViewName, data: Data) {
+        let dropped = self.engine().drop_view(PROJECT, &declared(name), data).await;
         let versions = self.model.views.keys().filter(|(other, _)| *other == name.0).count();
         if self.model.default_versions[name.0] == name.1 && versions > 1 {
             assert_eq!(dropped.map_err(|problem| problem.code).err(), Some(Code::InUse));
             return;
         }
-        let changes = dropped.expect("nothing uses it").changes.len();
-        self.changed(changes as u64);
+        let dropped = dropped.expect("nothing uses it");
+        assert_eq!(dropped.erasures.len(), usize::from(data == Data::Drop));
+        // The erasure is a record too.
+        self.changed((dropped.changes.len() + dropped.erasures.len()) as u64);
         self.model.views.remove(&name);
         if versions == 1 {
             self.model.default_versions.remove(name.0);

@@ -83,6 +83,8 @@ pub(super) enum Definition {
     },
     DropView {
         view: usize,
+        /// With its rows.
+        data: bool,
     },
     /// Defines a view again that was dropped, with one feature.
     Recreate {
@@ -166,7 +168,8 @@ fn definition() -> impl Strategy<Value = Definition> {
         3 => (pick(), pick()).prop_map(|(view, kind)| Definition::AddFeature { view, kind }),
         2 => (pick(), pick()).prop_map(|(view, kind)| Definition::AddVersion { view, kind }),
         2 => pick().prop_map(|view| Definition::DefaultVersion { view }),
-        2 => pick().prop_map(|view| Definition::DropView { view }),
+        2 => (pick(), any::<bool>())
+            .prop_map(|(view, data)| Definition::DropView { view, data }),
         2 => pick().prop_map(|kind| Definition::Recreate { kind }),
     ]
 }

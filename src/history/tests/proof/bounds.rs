@@ -1,5 +1,5 @@
-//! Retention, erasure and backup: floors that move, files that are thinned out, keys that are
-//! erased and their bytes removed, backups taken at any moment and restored.
+//! Retention, erasure and backup: floors that move, files that are thinned out, keys and whole
+//! views that are erased and their bytes removed, backups taken at any moment and restored.
 //!
 //! It does not know what a start must find of them; `found` does.
 
@@ -27,12 +27,55 @@ pub(super) const KEYS: u64 = 5;
 pub(super) enum Item {
     /// With its archive, which takes longer to make than to compare.
     Row(Whole, Arc<[u8]>),
-    /// Everything of this key before it goes.
-    Erase(u8),
+    /// Everything of this before it goes.
+    Erase(Gone),
 }
 
-/// The erased keys by the sequence of the erasure, each with whether no byte of it is left.
-pub(super) type Erasures = BTreeMap<u64, (u8, bool)>;
+/// What an erasure is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Gone {
+    /// A key of the view that stays.
+    Key(u8),
+    /// A view that is dropped; another takes its place.
+    View(u8),
+}
+
+impl Gone {
+    fn bytes(self) -> [u8; 2] {
+        match self {
+            Self::Key(key) => [b'k', key],
+            Self::View(view) => [b'v', view],
+        }
+    }
+
+    fn of(bytes: [u8; 2]) -> Option<Self> {
+        match bytes {
+            [b'k', key] => Some(Self::Key(key)),
+            [b'v', view] => Some(Self::View(view)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn covers(self, row: &Whole) -> bool {
+        match self {
+            Self::Key(key) => (row.view, row.key) == (VIEW, key),
+            Self::View(view) => row.view == ViewId(view.into()),
+        }
+    }
+
+    fn hide(self, history: &History, below: u64) {
+        match self {
+            Self::Key(key) => history.erase(&[VIEW], &[key], Sequence(below)),
+            Self::View(view) => history.erase_views(&[ViewId(view.into())], Sequence(below)),
+        }
+    }
+}
+
+/// What is erased by the sequence of the erasure, each with whether no byte of it is left.
+pub(super) type Erasures = BTreeMap<u64, (Gone, bool)>;
+
+/// The views that are dropped, one after another, begin here.
+pub(super) const DROPPED: u8 = 10;
 
 /// What a control snapshot says here.
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug)]
@@ -44,9 +87,10 @@ struct Control {
 impl Control {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = self.covers.to_le_bytes().to_vec();
-        for (sequence, (key, done)) in &self.erasures {
+        for (sequence, (gone, done)) in &self.erasures {
             bytes.extend_from_slice(&sequence.to_le_bytes());
-            bytes.extend_from_slice(&[*key, u8::from(*done)]);
+            bytes.extend_from_slice(&gone.bytes());
+            bytes.push(u8::from(*done));
         }
         bytes
     }
@@ -55,8 +99,9 @@ impl Control {
         let Some(snapshot) = snapshot else { return Ok(Self::default()) };
         let number = |bytes: &[u8]| bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
         let (head, rest) = snapshot.bytes.split_at_checked(8).ok_or("a short snapshot")?;
-        let erasure = |part: &[u8]| Some((number(part)?, (part[8], part[9] == 1)));
-        let erasures = rest.chunks_exact(10).filter_map(erasure).collect();
+        let erasure =
+            |part: &[u8]| Some((number(part)?, (Gone::of([part[8], part[9]])?, part[10] == 1)));
+        let erasures = rest.chunks_exact(11).filter_map(erasure).collect();
         match number(head) {
             Some(covers) if covers == snapshot.covers.0 => Ok(Self { covers, erasures }),
             other => Err(format!("the snapshot of {} says {other:?}", snapshot.covers)),
@@ -242,7 +287,14 @@ impl Truth for Bounded {
                     tally.add("dropped", dropped as usize);
                 }
             }
-            11 => tally.add("erased", usize::from(self.erase(opened, random))),
+            11 => {
+                let key = Gone::Key(random.below(KEYS) as u8);
+                tally.add("erased", usize::from(self.erase(opened, key)));
+            }
+            15 => {
+                let view = Gone::View(self.passing(opened.writer.last().0));
+                tally.add("views", usize::from(self.erase(opened, view)));
+            }
             12 | 13 => tally.add("finished", usize::from(self.forget(opened))),
             14 => tally.add("backups", usize::from(self.back_up(opened, disk, random))),
             _ => drop(self.append(&mut opened.writer, random)),
@@ -269,13 +321,9 @@ impl Truth for Bounded {
 
 /// Hides the rows of which bytes may be left; of the others there are none.
 fn hide(history: &History, erasures: &Erasures) {
-    for (sequence, (key, _)) in erasures.iter().filter(|(_, (_, done))| !done) {
-        history.erase(&[VIEW], &[*key], Sequence(*sequence));
+    for (sequence, (gone, _)) in erasures.iter().filter(|(_, (_, done))| !done) {
+        gone.hide(history, *sequence);
     }
-}
-
-fn record(key: u8) -> [u8; 2] {
-    [b'e', key]
 }
 
 /// The erasures that a start finds, in the control snapshot and in the log.
@@ -285,10 +333,11 @@ fn erasures_of(opened: &Opened) -> Result<Erasures, String> {
         for request in frame.requests().map_err(|error| frame.unreadable(&error))? {
             let request = request.map_err(|error| frame.unreadable(&error))?;
             for record in request.records() {
-                if let (sequence, Record::Control(&[b'e', key])) =
+                if let (sequence, Record::Control(&[kind, of])) =
                     record.map_err(|error| frame.unreadable(&error))?
+                    && let Some(gone) = Gone::of([kind, of])
                 {
-                    erasures.entry(sequence.0).or_insert((key, false));
+                    erasures.entry(sequence.0).or_insert((gone, false));
                 }
             }
         }
@@ -301,7 +350,11 @@ fn erasures_of(opened: &Opened) -> Result<Erasures, String> {
 impl Bounded {
     fn append(&mut self, writer: &mut Writer, random: &mut Random) -> Result<(), WriteError> {
         self.now = (self.now + 1).max(writer.last_arrival.micros());
-        let rows = random_rows(random, writer.last().0 + 1, self.now);
+        let mut rows = random_rows(random, writer.last().0 + 1, self.now);
+        let passing = ViewId(self.passing(writer.last().0).into());
+        for row in rows.iter_mut().filter(|_| random.below(3) == 0) {
+            row.view = passing;
+        }
         let request = request(&rows);
         self.write(
             writer,
@@ -352,6 +405,12 @@ impl Bounded {
         }
     }
 
+    /// The view that is dropped next, as it stood at a sequence.
+    fn passing(&self, last: u64) -> u8 {
+        let dropped = |item: &&Item| matches!(item, Item::Erase(Gone::View(_)));
+        DROPPED + self.items.iter().take(last as usize).filter(dropped).count() as u8
+    }
+
     fn move_floor(&mut self, opened: &mut Opened, random: &mut Random) -> bool {
         let floor = self.now - random.below(12) as i64;
         if floor <= floor_of(&opened.reader) {
@@ -363,18 +422,17 @@ impl Bounded {
     }
 
     /// Is not durable by itself: no file that goes by it may count before it is.
-    fn erase(&mut self, opened: &mut Opened, random: &mut Random) -> bool {
-        let key = random.below(KEYS) as u8;
+    fn erase(&mut self, opened: &mut Opened, gone: Gone) -> bool {
         let mut builder = RequestBuilder::new(None).unwrap();
-        builder.control(&record(key));
+        builder.control(&gone.bytes());
         let request = builder.finish().unwrap();
-        let erase = std::iter::once(Item::Erase(key));
+        let erase = std::iter::once(Item::Erase(gone));
         if self.write(&mut opened.writer, erase, &request).is_err() {
             return false;
         }
         let sequence = opened.writer.last();
-        self.erasures.insert(sequence.0, (key, false));
-        opened.reader.erase(&[VIEW], &[key], sequence);
+        self.erasures.insert(sequence.0, (gone, false));
+        gone.hide(&opened.reader, sequence.0);
         true
     }
 
@@ -480,10 +538,10 @@ impl Bounded {
     fn erased(&self, last: u64, opened: &Opened) -> Result<Erasures, String> {
         let found = erasures_of(opened)?;
         let written = (1..).zip(&self.items[..last as usize]).filter_map(|(at, item)| match item {
-            Item::Erase(key) => Some((at, *key)),
+            Item::Erase(gone) => Some((at, *gone)),
             Item::Row(..) => None,
         });
-        let known = found.iter().map(|(sequence, (key, _))| (*sequence, *key));
+        let known = found.iter().map(|(sequence, (gone, _))| (*sequence, *gone));
         match written.clone().eq(known) {
             true => Ok(found),
             false => Err(format!("{found:?} erased, not {:?}", written.collect::<Vec<_>>())),

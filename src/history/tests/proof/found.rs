@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::bounds::{Erasures, Item, KEYS};
+use super::bounds::{DROPPED, Erasures, Item, KEYS};
 use crate::disk::read_whole;
 use crate::history::sealed::Scan;
 use crate::history::tests::bounds::{MARK, SLOTS, Whole, naive, see};
@@ -28,8 +28,8 @@ impl Found<'_> {
     }
 
     fn is_erased(&self, row: &Whole) -> bool {
-        let mut of_key = self.erasures.range(row.sequence..);
-        of_key.any(|(_, (key, _))| *key == row.key)
+        let mut later = self.erasures.range(row.sequence..);
+        later.any(|(_, (gone, _))| gone.covers(row))
     }
 
     fn rows(&self) -> impl Iterator<Item = &Whole> {
@@ -46,14 +46,15 @@ impl Found<'_> {
             return true;
         }
         let successor = |other: &&Whole| {
-            other.key == row.key
+            (other.view, other.key) == (row.view, row.key)
                 && (other.time, other.sequence) > (row.time, row.sequence)
                 && other.time.max(other.arrival) < self.floor
                 && !self.is_erased(other)
         };
         let successors: Vec<&Whole> = self.rows().filter(successor).collect();
         let mut has = (0..SLOTS).filter(|slot| row.has[*slot]);
-        row.time < self.floor
+        row.view == VIEW
+            && row.time < self.floor
             && !successors.is_empty()
             && has.all(|slot| successors.iter().any(|other| other.has[slot]))
     }
@@ -73,7 +74,8 @@ impl Found<'_> {
                 while let Some(scan) = &mut scan
                     && let Some(row) = scan.current()
                 {
-                    let found = (row.key[0], row.event_time.micros(), row.arrival.micros());
+                    let times = (row.event_time.micros(), row.arrival.micros());
+                    let found = (facts.view, row.key[0], times);
                     self.check_row(row.sequence.0, found, row.archive)?;
                     there.insert(row.sequence.0);
                     scan.advance().map_err(|error| error.to_string())?;
@@ -86,8 +88,8 @@ impl Found<'_> {
             }
         }
         let mut there = BTreeSet::new();
-        for (sequence, key, time, arrival, archive) in rows_of_log(history)? {
-            self.check_row(sequence, (key, time, arrival), &archive)?;
+        for (sequence, (view, key), times, archive) in rows_of_log(history)? {
+            self.check_row(sequence, (view, key, times), &archive)?;
             there.insert(sequence);
         }
         let mut of_log = self.rows().filter(|row| row.sequence >= next);
@@ -100,12 +102,13 @@ impl Found<'_> {
     fn check_row(
         &self,
         sequence: u64,
-        found: (u8, i64, i64),
+        found: (ViewId, u8, (i64, i64)),
         archive: &[u8],
     ) -> Result<(), String> {
         match self.items.get(sequence as usize - 1) {
             Some(Item::Row(row, wanted))
-                if found == (row.key, row.time, row.arrival) && archive == &wanted[..] =>
+                if found == (row.view, row.key, (row.time, row.arrival))
+                    && archive == &wanted[..] =>
             {
                 Ok(())
             }
@@ -115,6 +118,11 @@ impl Found<'_> {
 
     /// Compares a read as of a random instant that is not refused with looking at each row.
     pub(super) fn ask(&self, history: &History, random: &mut Random) -> Result<(), String> {
+        // One that stays, and of those that are dropped any that there may be by now.
+        let view = match random.below(3) {
+            0 => ViewId(u32::from(DROPPED) + random.below(3) as u32),
+            _ => VIEW,
+        };
         let from = self.floor.max(-5);
         let ahead = (self.now + 10 - from).max(1) as u64;
         let key = random.below(KEYS) as u8;
@@ -123,10 +131,12 @@ impl Found<'_> {
             0 => i64::MAX,
             _ => from + random.below(ahead) as i64,
         };
-        let rows: Vec<Whole> = self.rows().filter(|row| !self.is_erased(row)).cloned().collect();
-        let (state, seen) = see(history, key, time, known_at)?;
+        let rows = self.rows().filter(|row| row.view == view && !self.is_erased(row));
+        let rows: Vec<Whole> = rows.cloned().collect();
+        let (state, seen) = see(history, (view, key), time, known_at)?;
         let wanted = naive(&rows, key, time, known_at);
-        let asked = format!("key {key} at {time} known at {known_at}, floor {}", self.floor);
+        let asked =
+            format!("view {view} key {key} at {time} known at {known_at}, floor {}", self.floor);
         if state != wanted {
             return Err(format!("{asked}: {state:?}, not {wanted:?}"));
         }
@@ -147,7 +157,8 @@ impl Found<'_> {
                 let Some(Item::Row(row, _)) = self.items.get(sequence as usize - 1) else {
                     continue;
                 };
-                let done = self.erasures.range(sequence..).find(|(_, (key, _))| *key == row.key);
+                let mut later = self.erasures.range(sequence..);
+                let done = later.find(|(_, (gone, _))| gone.covers(row));
                 if let Some((erasure, (_, true))) = done {
                     let name = &entry.name;
                     return Err(format!("{name} has row {sequence}, erased by {erasure}"));
@@ -169,10 +180,10 @@ fn marked(bytes: &[u8]) -> impl Iterator<Item = u64> {
     })
 }
 
-/// A row as (sequence, key, event time, arrival, archive).
-type Logged = (u64, u8, i64, i64, Vec<u8>);
+/// A row as (sequence, view and key, event time and arrival, archive).
+type Logged = (u64, (ViewId, u8), (i64, i64), Vec<u8>);
 
-fn rows_of_log(history: &History) -> Result<Vec<Logged>, String> {
+pub(super) fn rows_of_log(history: &History) -> Result<Vec<Logged>, String> {
     let mut rows = Vec::new();
     let read = history.replay(Sequence::ZERO, |frame| {
         let arrival = frame.header.arrival.micros();
@@ -181,8 +192,8 @@ fn rows_of_log(history: &History) -> Result<Vec<Logged>, String> {
             for record in request.records() {
                 let record = record.map_err(|error| frame.unreadable(&error))?;
                 let (sequence, Record::Row(row)) = record else { continue };
-                let (key, time) = (row.key[0], row.event_time.micros());
-                rows.push((sequence.0, key, time, arrival, row.archive.to_vec()));
+                let (of, time) = ((row.view, row.key[0]), row.event_time.micros());
+                rows.push((sequence.0, of, (time, arrival), row.archive.to_vec()));
             }
         }
         Ok::<(), ReadError>(())

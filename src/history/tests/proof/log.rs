@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::OnceLock;
 
+use super::found::rows_of_log;
 use super::{Tally, Truth};
 use crate::history::as_of::RowAt;
 use crate::history::sealed::Scan;
@@ -211,28 +212,15 @@ pub(in crate::history::tests) fn compare(history: &History, rows: &[Kept]) -> Re
             return Err(format!("sealed file {} has {count} rows", entry.number));
         }
     }
-    let mut wrong = None;
-    let read = history.replay(Sequence::ZERO, |frame| {
-        let arrival = frame.header.arrival.micros();
-        for request in frame.requests().map_err(|error| frame.unreadable(&error))? {
-            let request = request.map_err(|error| frame.unreadable(&error))?;
-            for record in request.records() {
-                let record = record.map_err(|error| frame.unreadable(&error))?;
-                let (sequence, Record::Row(row)) = record else { continue };
-                let (key, time) = (row.key[0], row.event_time.micros());
-                let same = row.archive == archive_of(key, time);
-                let seen = see("the log", (sequence.0, key, time, arrival));
-                let seen = seen.and(if same { Ok(()) } else { Err("another archive".into()) });
-                wrong = wrong.take().or(seen.err());
-            }
+    for (sequence, (_, key), (time, arrival), archive) in rows_of_log(history)? {
+        if archive != archive_of(key, time) {
+            return Err(format!("row {sequence} of the log has another archive"));
         }
-        Ok::<(), ReadError>(())
-    });
-    read.map_err(|error| error.to_string())?;
-    match (wrong, found.iter().position(|found| !found)) {
-        (Some(wrong), _) => Err(wrong),
-        (None, Some(missing)) => Err(format!("row {} is missing", missing + 1)),
-        (None, None) => Ok(()),
+        see("the log", (sequence, key, time, arrival))?;
+    }
+    match found.iter().position(|found| !found) {
+        Some(missing) => Err(format!("row {} is missing", missing + 1)),
+        None => Ok(()),
     }
 }
 
