@@ -40,8 +40,8 @@ fn idly<T: Send>(work: impl FnOnce() -> T + Send) -> T {
 
 /// How a long piece of work is done that lookups come before, part by part: each part [`idle`];
 /// but where one was kept waiting for a core, as on a host whose cores are always busy, those after
-/// it as any other work, for as long as it had to wait. So the whole gets on, at half of its speed
-/// at worst.
+/// it as any other work, for as long as it had to wait. So the whole gets on: with half of a core
+/// where it would starve, with a fiftieth at least of what it would have alone where it would not.
 pub struct Manner {
     gives_way: bool,
     /// For how long parts need not be idle, in microseconds.

@@ -150,7 +150,7 @@ async fn serve(
     while signals.hangup_or_terminated().await == Asked::Reload {
         apply_definitions(&config, &door, &engine).await;
     }
-    engine.stop_loads();
+    engine.drain();
     doors.drain(&config, &door, &mut signals).await;
     let closing = tokio::task::spawn_blocking(move || engine.close());
     match signals.or_terminated(closing).await {

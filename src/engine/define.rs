@@ -182,9 +182,7 @@ fn commit(
 ) -> Result<Vec<Sequence>, Problem> {
     let internal = |error: &dyn std::error::Error| Problem::new(Code::Internal, error.to_string());
     let shared = writer.shared.clone();
-    if !dropped.is_empty() {
-        erase::refuse_too_many(&shared)?;
-    }
+    erase::refuse_too_many(&shared, dropped.len())?;
     let arrival = writer.arrival()?;
     let deadline = arrival.plus(shared.erase_within);
     let erase = |(project, views)| Erase { project, deadline, whom: None, views };
@@ -213,6 +211,11 @@ fn commit(
     writer.registry_sequence = last;
     writer.applier.take_up(&after, &shared.stores);
     shared.registry.store(Arc::new(after));
+    for change in changes {
+        if let Change::DropView { id } = change {
+            shared.release_of(*id);
+        }
+    }
     // Where nothing else is written, the log could not be let go of up to here.
     writer.make_room_in_the_tier(last);
     shared.advance(last, arrival);

@@ -18,6 +18,7 @@ use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::limits;
 use crate::metrics::Code;
 use crate::registry::Registry;
+use crate::registry::model::Tier;
 use crate::time::{ArrivalTime, EventTime, Span};
 
 /// The format number of the control record that erases an entity; that of a definition change is
@@ -71,6 +72,8 @@ pub(super) struct EraseJob {
 pub(super) struct Pending {
     pub(super) erase: Erase,
     requested: ArrivalTime,
+    /// A row of it may lie in the disk tier. Known for sure only while its views are.
+    pub(super) may_lie_on_disk: bool,
 }
 
 /// One that is done: a backup from before it can still be told whom it was about.
@@ -120,7 +123,7 @@ pub(super) fn run(writer: &mut Writer, job: EraseJob) -> Result<Erasure, Problem
         let detail = "the entity type was dropped while the erasure waited";
         return Err(Problem::new(Code::UnknownEntityType, detail));
     };
-    refuse_too_many(&shared)?;
+    refuse_too_many(&shared, 1)?;
     let arrival = writer.arrival()?;
     let (project, deadline) = (of.project, arrival.plus(shared.erase_within));
     let views = views_of(&registry, entity);
@@ -140,10 +143,10 @@ pub(super) fn run(writer: &mut Writer, job: EraseJob) -> Result<Erasure, Problem
     Ok(erasure)
 }
 
-/// Refuses another erasure where as many are pending as may be.
-pub(super) fn refuse_too_many(shared: &Shared) -> Result<(), Problem> {
+/// Refuses `more` erasures where more would be pending than may be.
+pub(super) fn refuse_too_many(shared: &Shared, more: usize) -> Result<(), Problem> {
     let (pending, limit) = (shared.erasures().pending.len(), shared.limits.pending_erasures);
-    if pending < limit {
+    if pending + more <= limit {
         return Ok(());
     }
     let detail = format!(
@@ -161,7 +164,15 @@ pub(super) fn take_up(
 ) -> Erasure {
     erase.hide(&shared.history, sequence);
     shared.metrics.erasures_pending.add(1);
-    shared.erasures().add(erase, sequence, arrival)
+    let registry = shared.registry.load();
+    let on_disk = |view| registry.view(view).is_none_or(|view| view.tier == Tier::Disk);
+    let may_lie_on_disk = erase.views.iter().any(|view| on_disk(*view));
+    let mut erasures = shared.erasures();
+    let erasure = erasures.add(erase, sequence, arrival);
+    if let Some(pending) = erasures.pending.get_mut(&sequence) {
+        pending.may_lie_on_disk = may_lie_on_disk;
+    }
+    erasure
 }
 
 /// The pending erasure after which nothing was written of an entity, if there is one and that can
@@ -272,13 +283,13 @@ impl Erasures {
         requested: ArrivalTime,
     ) -> Erasure {
         let deadline = erase.deadline;
-        self.pending.insert(sequence, Pending { erase, requested });
+        self.pending.insert(sequence, Pending { erase, requested, may_lie_on_disk: true });
         Erasure { sequence, requested, deadline, done: None }
     }
 
     /// The one named by `sequence` in `project`.
     pub(super) fn get(&self, project: ProjectId, sequence: Sequence) -> Option<Erasure> {
-        if let Some(Pending { erase, requested }) = self.pending.get(&sequence) {
+        if let Some(Pending { erase, requested, .. }) = self.pending.get(&sequence) {
             let Erase { deadline, .. } = *erase;
             let erasure = Erasure { sequence, requested: *requested, deadline, done: None };
             return (erase.project == project).then_some(erasure);
@@ -329,7 +340,8 @@ impl Erasures {
             let request = Request { project: *project, sequence: *sequence, requested: erasure[0] };
             Some(((*hash)?, request))
         });
-        let pending = self.pending.iter().filter_map(|(sequence, Pending { erase, requested })| {
+        let pending = self.pending.iter().filter_map(|(sequence, pending)| {
+            let Pending { erase, requested, .. } = pending;
             let Whom { entity, key } = erase.whom.as_ref()?;
             let (sequence, requested) = (*sequence, *requested);
             let request = Request { project: erase.project, sequence, requested };
@@ -370,7 +382,7 @@ impl Erasures {
             None => *self.hash_key.insert(random_key()?),
         };
         let count = finished.len() as u64;
-        for (sequence, Pending { erase, requested }) in finished {
+        for (sequence, Pending { erase, requested, .. }) in finished {
             let whom = erase.whom.as_ref();
             let hash = whom.map(|Whom { entity, key }| hash_of(&hash_key, *entity, key));
             let erasure = [requested, erase.deadline, now];
@@ -396,7 +408,7 @@ impl Erasures {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.hash_key.unwrap_or_default());
         out.extend_from_slice(&(self.pending.len() as u32).to_le_bytes());
-        for (sequence, Pending { erase, requested }) in &self.pending {
+        for (sequence, Pending { erase, requested, .. }) in &self.pending {
             let record = erase.encode();
             out.extend_from_slice(&sequence.0.to_le_bytes());
             out.extend_from_slice(&requested.micros().to_le_bytes());
@@ -428,7 +440,7 @@ impl Erasures {
         for _ in 0..reader.small()? {
             let (sequence, requested) = (reader.sequence()?, reader.time()?);
             let erase = Erase::decode(reader.bytes()?)?;
-            erasures.pending.insert(sequence, Pending { erase, requested });
+            erasures.add(erase, sequence, requested);
         }
         for _ in 0..reader.small()? {
             let (sequence, project) = (reader.sequence()?, ProjectId(reader.small()?));

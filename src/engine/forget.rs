@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::engine::seal::{Budget, ManifestChange, SealError, Sealing};
-use crate::history::seal::{self, Task};
+use crate::engine::shared::Shared;
+use crate::history::seal::{self, Sealer, Task};
 use crate::history::sealed::{BuildError, SealedFile};
 use crate::ids::Sequence;
-use crate::registry::model::Tier;
+use crate::metrics::WritesState;
 
 /// What was found out so far; a restart finds it out again.
 #[derive(Default)]
@@ -21,6 +22,8 @@ pub(super) struct Forgetting {
     clean: HashMap<u64, Sequence>,
     /// Up to which erasure the disk tier was asked to begin anew.
     tier: Option<Sequence>,
+    /// Up to which erasure no load can have left anything of a view that was dropped.
+    staged: Option<Sequence>,
 }
 
 impl Forgetting {
@@ -50,6 +53,10 @@ impl Sealing {
     ) -> Result<(), SealError> {
         let Some(upto) = self.target(forgetting) else { return Ok(()) };
         self.kept.want(upto);
+        // Early and often: it takes a moment in which no load runs.
+        if forgetting.staged < Some(upto) && discard_staged(&self.shared, &self.sealer)? {
+            forgetting.staged = Some(upto);
+        }
         if self.shared.history.open_begins() <= upto {
             self.change(ManifestChange::CloseSegment)?;
         }
@@ -60,7 +67,7 @@ impl Sealing {
         self.rewrite_files(forgetting, upto, budget)?;
         let is_gone = self.renew_tier(forgetting, upto)
             && self.kept.all() >= upto
-            && self.discard_staged()?
+            && forgetting.staged >= Some(upto)
             && self.sealer.all_removed()
             && self.is_closed();
         if is_gone {
@@ -69,18 +76,6 @@ impl Sealing {
             tracing::info!(sequence = upto.0, "no byte of what was erased up to here is left");
         }
         Ok(())
-    }
-
-    /// Where views were dropped with their rows, removes what an interrupted load left: it may be
-    /// of one of them, and a load of another begins anew. Whether nothing of them can be left: it
-    /// can while a load runs.
-    fn discard_staged(&self) -> Result<bool, SealError> {
-        if !self.shared.erasures().has_pending_views() {
-            return Ok(true);
-        }
-        let Ok(_turn) = self.shared.loads.try_acquire() else { return Ok(false) };
-        self.sealer.end_load_that(|_| true).map_err(BuildError::from)?;
-        Ok(true)
     }
 
     /// Whether nobody reads a file any more that was removed: its bytes are there until then.
@@ -148,11 +143,25 @@ impl Sealing {
     }
 
     fn may_lie_on_disk(&self) -> bool {
-        let registry = self.shared.registry.load();
-        let on_disk = |view| registry.view(view).is_none_or(|view| view.tier == Tier::Disk);
-        let erasures = self.shared.erasures();
-        erasures.pending().any(|(_, one)| one.erase.views.iter().any(|view| on_disk(*view)))
+        self.shared.erasures().pending().any(|(_, one)| one.may_lie_on_disk)
     }
+}
+
+/// Where views were dropped with their rows, removes what an interrupted load left: it may be of
+/// one of them, and a load of another begins anew. Whether nothing of them can be left: it can
+/// while a load runs.
+pub(super) fn discard_staged(shared: &Shared, sealer: &Sealer) -> Result<bool, SealError> {
+    if !shared.erasures().has_pending_views() {
+        return Ok(true);
+    }
+    let Ok(_turn) = shared.loads.try_acquire() else { return Ok(false) };
+    // Where writes have stopped, nobody knows whether the load is history: the manifest on the disk
+    // may name its files.
+    if shared.metrics.writes() == WritesState::Stopped {
+        return Ok(false);
+    }
+    sealer.end_load_that(|_| true).map_err(BuildError::from)?;
+    Ok(true)
 }
 
 #[cfg(test)]

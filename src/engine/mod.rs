@@ -88,7 +88,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot};
 
 use crate::disk::DiskFile;
 use crate::engine::as_of::{AsOf, AsOfAnswers};
@@ -455,12 +455,15 @@ impl Engine {
     /// Begins a training set.
     ///
     /// # Errors
-    /// `OVERLOADED`: as many as may be are being made.
+    /// `OVERLOADED`: as many as may be are being made. `DRAINING`.
     pub fn begin_training(&self) -> Result<TrainingTurn, Problem> {
         let turn = self.trainings.clone().try_acquire_owned();
-        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(|_| {
-            let detail = format!("{TRAININGS} training sets are being made; no more at a time");
-            Problem::new(Code::Overloaded, detail)
+        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(|error| match error {
+            TryAcquireError::Closed => shutting_down(),
+            TryAcquireError::NoPermits => {
+                let detail = format!("{TRAININGS} training sets are being made; no more at a time");
+                Problem::new(Code::Overloaded, detail)
+            }
         })
     }
 
@@ -469,11 +472,10 @@ impl Engine {
     /// others from their turn; as many wait at most as uploads may be under way.
     ///
     /// # Errors
-    /// The server is shutting down.
+    /// `DRAINING`.
     pub async fn wait_for_training(&self) -> Result<TrainingTurn, Problem> {
         let turn = self.trainings.clone().acquire_owned().await;
-        let shutting_down = |_| Problem::new(Code::Draining, "the server is shutting down");
-        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(shutting_down)
+        turn.map(|permit| TrainingTurn { _permit: permit }).map_err(|_| shutting_down())
     }
 
     /// Makes a training set of a Parquet file of labels. Blocking; nothing is written to `out`
@@ -547,9 +549,11 @@ impl Engine {
         self.shared.damages.all()
     }
 
-    /// Has a load under way stop, and lets no other begin; the same load goes on later.
-    pub fn stop_loads(&self) {
+    /// Has a load under way stop, and lets no other begin, nor a training set; the same load goes
+    /// on later.
+    pub fn drain(&self) {
         self.shared.stop_loads();
+        self.trainings.close();
     }
 
     /// Finishes what is queued, syncs, makes a last checkpoint and ends the threads. Blocking; a
@@ -560,7 +564,7 @@ impl Engine {
             Err(poisoned) => poisoned.into_inner().take(),
         };
         let Some(Running { writer, maintenance }) = running else { return };
-        self.stop_loads();
+        self.drain();
         maintenance.stop();
         // Without a writer to tell there is one to join all the same.
         let _ = self.queue.send(Job::Stop);
@@ -568,6 +572,10 @@ impl Engine {
             tracing::error!("the writer ended with a panic");
         }
     }
+}
+
+fn shutting_down() -> Problem {
+    Problem::new(Code::Draining, "the server is shutting down")
 }
 
 impl Drop for Engine {

@@ -64,7 +64,9 @@ pub(super) fn batch_rows(metadata: &ParquetMetaData) -> usize {
 }
 
 /// Bytes of a row, decoded, in the row group where rows are widest. About: a text that is written
-/// once for many rows counts for all of them only if the file says so, as recent writers have it.
+/// once for many rows counts for all of them only if the file says so, as recent writers have it. A
+/// group that is no larger than a batch counts with all others: a few rows do not show how wide
+/// rows are.
 pub(super) fn row_bytes(metadata: &ParquetMetaData) -> u64 {
     let number = |said: i64| u64::try_from(said).unwrap_or(0);
     let bytes = |group: &RowGroupMetaData| {
@@ -72,9 +74,16 @@ pub(super) fn row_bytes(metadata: &ParquetMetaData) -> u64 {
             let texts = column.unencoded_byte_array_data_bytes().unwrap_or(0);
             number(column.uncompressed_size().max(texts))
         });
-        columns.fold(0, u64::saturating_add) / number(group.num_rows()).max(1)
+        columns.fold(0, u64::saturating_add)
     };
-    metadata.row_groups().iter().map(bytes).max().unwrap_or(0).max(1)
+    let groups = metadata.row_groups().iter();
+    let sizes = groups.map(|group| (bytes(group), number(group.num_rows())));
+    let add = |sum: (u64, u64), one: (u64, u64)| {
+        (sum.0.saturating_add(one.0), sum.1.saturating_add(one.1))
+    };
+    let large = sizes.clone().filter(|(bytes, _)| *bytes > BATCH_BYTES);
+    let each = large.chain([sizes.fold((0, 0), add)]).map(|(bytes, rows)| bytes / rows.max(1));
+    each.max().unwrap_or(0).max(1)
 }
 
 /// The same fields, those in microseconds whose leaf is INT96.
@@ -153,5 +162,34 @@ impl ChunkReader for ParquetFile {
             )));
         }
         Ok(bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Int64Array, RecordBatch};
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    #[test]
+    fn a_row_group_of_a_few_rows_does_not_say_how_wide_rows_are() {
+        let number = |rows: usize| {
+            let numbers = Int64Array::from_iter_values((0..rows as i64).map(|n| n * n));
+            RecordBatch::try_from_iter([("number", Arc::new(numbers) as _)]).unwrap()
+        };
+        let check = |groups: &[usize], expected: std::ops::RangeInclusive<u64>| {
+            let mut writer = ArrowWriter::try_new(Vec::new(), number(0).schema(), None).unwrap();
+            for rows in groups {
+                writer.write(&number(*rows)).unwrap();
+                writer.flush().unwrap();
+            }
+            let bytes = row_bytes(&writer.finish().unwrap());
+            assert!(expected.contains(&bytes), "{groups:?}: {bytes}");
+        };
+        check(&[1_000_000, 1], 8..=20);
+        check(&[1], 30..=500);
+        check(&[1; 100], 30..=500);
+        check(&[], 1..=1);
     }
 }

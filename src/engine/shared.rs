@@ -18,7 +18,7 @@ use crate::engine::writes::Durability;
 use crate::history::History;
 use crate::history::bulk::Identity;
 use crate::history::record::SourceKind;
-use crate::ids::Sequence;
+use crate::ids::{Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Metrics, WritesState};
 use crate::registry::Registry;
@@ -169,9 +169,20 @@ impl Shared {
 
     /// Says that it is online now.
     pub(super) fn release(&self, load: &Committed) {
+        self.release_those(|held| held.identity == load.identity);
+    }
+
+    /// Says that nothing of a view needs to come online any more.
+    pub(super) fn release_of(&self, view: ViewId) {
+        self.release_those(|held| held.view == view);
+    }
+
+    fn release_those(&self, goes: impl Fn(&Committed) -> bool) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.retain(|other| other.identity != load.identity);
-        if let Some(tier) = self.stores.tier().filter(|_| held.is_empty()) {
+        let before = held.len();
+        held.retain(|load| !goes(load));
+        let was_last = held.is_empty() && before > 0;
+        if let Some(tier) = self.stores.tier().filter(|_| was_last) {
             tier.tier.thaw_mark(self.visible());
         }
     }

@@ -180,6 +180,11 @@ impl AsOf {
         self.bounds.floor(view)
     }
 
+    /// Whether no row of `view` is to be seen any more, because it was dropped with them.
+    pub fn is_erased(&self, view: ViewId) -> bool {
+        self.bounds.is_erased(view, self.upto)
+    }
+
     /// Rows of `key` below this sequence are erased, and are not to be seen.
     pub(super) fn erased_below(&self, view: ViewId, key: &[u8]) -> Sequence {
         self.bounds.erased_below(view, key)

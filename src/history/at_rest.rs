@@ -51,7 +51,7 @@ impl AtRest {
     /// Reads all of it from the device, and says what is damaged; none if the work was given up, or
     /// the file was removed meanwhile: its bytes stay for as long as it is held.
     pub fn check(&self, history: &History, pace: &mut dyn Pace) -> Option<Vec<Damage>> {
-        let pace = &mut WhileThere { pace, history, file: self };
+        let pace = &mut WhileThere { pace, history, file: self, unasked: ASKED_BYTES };
         let file = match self {
             Self::Sealed(file) => file.file().as_ref(),
             Self::Segment(segment) => segment.file(),
@@ -84,16 +84,28 @@ impl AtRest {
     }
 }
 
+/// Bytes read before it is asked whether the file is still of history: who reads is idle, and holds
+/// a lock for that which others may wait for.
+const ASKED_BYTES: u64 = 4 << 20;
+
 /// Gives up reading a file that is of history no more.
 struct WhileThere<'a> {
     pace: &'a mut dyn Pace,
     history: &'a History,
     file: &'a AtRest,
+    /// Bytes read since it was asked.
+    unasked: u64,
 }
 
 impl Pace for WhileThere<'_> {
     fn worked(&mut self, bytes: u64) -> bool {
-        self.pace.worked(bytes) && self.file.is_of(self.history)
+        self.unasked = self.unasked.saturating_add(bytes);
+        let goes_on = self.pace.worked(bytes);
+        if self.unasked < ASKED_BYTES {
+            return goes_on;
+        }
+        self.unasked = 0;
+        goes_on && self.file.is_of(self.history)
     }
 }
 

@@ -40,7 +40,8 @@ const PART_WORDS: usize = 6;
 /// Memory for the rows of one file of a load; those decoded at once that reach beyond it are the
 /// last ones there.
 pub const PART_BYTES: usize = 64 << 20;
-/// Files of a load at most: all are open until it is history, and longer until they are merged.
+/// Files of a load at most, where there is room to merge some: all are open until it is history,
+/// and longer until they are merged.
 const FILES_MAX: usize = 64;
 /// What a load leaves free on the disk: some segments of the log.
 const LEFT_FREE: u64 = 128 << 20;
@@ -394,7 +395,11 @@ impl Staging<'_> {
         while self.files.len() > FILES_MAX {
             let sizes: Vec<u64> = self.ledger.parts.iter().map(|part| part.bytes).collect();
             let Some(run) = to_merge(&sizes) else { break };
-            self.sealer.find_room(sizes[run.clone()].iter().sum(), LEFT_FREE)?;
+            match self.sealer.find_room(sizes[run.clone()].iter().sum(), LEFT_FREE) {
+                // The load itself may still fit, with more files open.
+                Err(BuildError::NoRoom { .. }) => break,
+                found => found?,
+            }
             let (files, last) = (&self.files[run.clone()], self.ledger.parts[run.end - 1]);
             let covers = (files[0].entry().first, files[files.len() - 1].entry().last);
             // What is erased or below a floor in history has nothing to do with these sequences.
@@ -403,7 +408,12 @@ impl Staging<'_> {
             let mut ledger = self.ledger.clone();
             let part = LedgerPart::of(&file, last.tally);
             let replaced: Vec<_> = ledger.parts.splice(run.clone(), [part]).collect();
-            self.save(&ledger).inspect_err(|_| self.sealer.remove(part.number))?;
+            self.save(&ledger).inspect_err(|error| {
+                // Else nobody knows which ledger is there, and the files of both stay.
+                if error.kind() == DiskErrorKind::Full {
+                    self.sealer.remove(part.number);
+                }
+            })?;
             self.ledger = ledger;
             self.files.splice(run, [file]);
             replaced.iter().for_each(|part| self.sealer.remove(part.number));

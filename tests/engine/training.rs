@@ -4,6 +4,7 @@
 //! It does not check values over much data; `as_of` does, against scans.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arrow::array::{
@@ -19,6 +20,7 @@ use larder::disk::Disk;
 use larder::disk::real::RealDisk;
 use larder::engine::Engine;
 use larder::engine::answer_columns::Include;
+use larder::engine::define::Data;
 use larder::engine::error::Problem;
 use larder::engine::label_columns::KeyColumns;
 use larder::engine::training::{Known, LabelOptions, Names, Training};
@@ -84,6 +86,56 @@ fn train_into(
     let tell = |done, of| told.lock().expect("nobody panics").push((done, of));
     engine.train(&turn, training, file, out, &tell)?;
     Ok(told.into_inner().expect("nobody panics"))
+}
+
+/// A thread that makes a training set, and tells how far it is.
+fn made_aside(
+    engine: &Arc<Engine>,
+    training: Training,
+    labels: Vec<u8>,
+    tell: impl Fn(u64, u64) + Send + Sync + 'static,
+) -> std::thread::JoinHandle<(Result<(), Problem>, Vec<u8>)> {
+    let engine = engine.clone();
+    std::thread::spawn(move || {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("labels.parquet");
+        std::fs::write(&path, labels).expect("it can be written");
+        let file = RealDisk.open_read(&path).expect("it is there");
+        let turn = engine.begin_training().expect("nobody has one");
+        let mut out = Vec::new();
+        (engine.train(&turn, &training, file, &mut out, &tell), out)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_set_of_a_view_that_is_dropped_meanwhile_has_no_end() {
+    for data in [Data::Keep, Data::Drop] {
+        let views = DEFINITIONS.split("[service.all]").next().unwrap();
+        let store = Store::of(views).await;
+        let labels = file_of(&batch(vec![
+            ("user_id", users(&[1, 2, 3])),
+            ("event_timestamp", micros([T + 60_000_000; 3])),
+        ]));
+        let (runtime, engine) = (tokio::runtime::Handle::current(), store.engine.clone());
+        let is_there = AtomicBool::new(true);
+        let drop_it = move |_, _| {
+            if is_there.swap(false, Ordering::SeqCst) {
+                runtime.block_on(engine.drop_view(PROJECT, "profile", data)).unwrap();
+            }
+        };
+        let (made, out) = made_aside(&store.engine, store.ages(), labels, drop_it).join().unwrap();
+        assert!(store.engine.registry().view_named(PROJECT, "profile").is_err());
+        match data {
+            Data::Keep => {
+                made.expect("the rows are there");
+                assert_eq!(ages(&read(out)), [Some(21), Some(22), Some(23)]);
+            }
+            Data::Drop => {
+                assert_eq!(made.expect_err("some may be missing").code, Code::UnknownView);
+                assert!(ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(out)).is_err());
+            }
+        }
+    }
 }
 
 fn read(made: Vec<u8>) -> RecordBatch {

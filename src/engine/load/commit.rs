@@ -11,7 +11,7 @@ use crate::engine::write::Writer;
 use crate::history::bulk::{Identity, LoadArrival, Staged};
 use crate::history::record::SourceKind;
 use crate::history::sealed::SealedFile;
-use crate::ids::Sequence;
+use crate::ids::{Sequence, ViewId};
 use crate::metrics::{Code, WritesState};
 use crate::registry::model::View;
 use crate::time::ArrivalTime;
@@ -27,6 +27,7 @@ pub(in crate::engine) struct LoadJob {
 
 /// A load that is history.
 pub(in crate::engine) struct Committed {
+    pub(in crate::engine) view: ViewId,
     pub(in crate::engine) identity: Identity,
     pub(in crate::engine) rows: u64,
     /// Its first sequence,
@@ -65,7 +66,8 @@ pub(in crate::engine) fn commit(
         _ => writer.history.commit_load(&staged, LoadArrival { now: arrival, by_row }, control),
     };
     let files = files.map_err(|error| writer.refused(&error))?;
-    let committed = Arc::new(Committed { identity, rows: staged.rows(), first, last, files });
+    let committed =
+        Arc::new(Committed { view: view.id, identity, rows: staged.rows(), first, last, files });
     *shared.positions() = positions;
     if committed.rows > 0 {
         writer.last_arrival = arrival;

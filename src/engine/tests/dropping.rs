@@ -8,6 +8,7 @@ use super::bounds::{restored, store_with};
 use super::*;
 use crate::disk::fake::Fate;
 use crate::engine::define::Defined;
+use crate::engine::forget::discard_staged;
 use crate::history::as_of::RowAt;
 use crate::history::bulk::{Part, Tally};
 use crate::history::pace::Pace;
@@ -251,26 +252,41 @@ impl Pace for Unhurried {
     }
 }
 
+/// Leaves a row of the view that goes as a load leaves it that the end of the server interrupted.
+fn stage(store: &Store, said: &str) {
+    let view = store.engine().registry().view_named(PROJECT, "profile").unwrap().clone();
+    let mut encoder = crate::archive::Encoder::default();
+    encoder.start(view.layout());
+    encoder.set(view.layout(), view.slot_of("country").unwrap(), country(said).borrowed());
+    let mut archive = Vec::new();
+    encoder.finish_row(&mut archive);
+    let mut part = Part::new(view.id);
+    part.push(&user_key("u9"), (at(50).as_event_time(), None), |out| {
+        out.extend_from_slice(&archive);
+    });
+    let mut staging = store.engine().sealer.stage(&[7; 32], &mut Unhurried).unwrap();
+    staging.add(&mut part, Tally::default(), &mut Unhurried).unwrap();
+}
+
+#[tokio::test]
+async fn what_may_be_history_is_not_taken_for_what_a_load_left() {
+    let store = filled("tier = \"memory\"").await;
+    stage(&store, "staged land");
+    let turn = store.engine().begin_load().unwrap();
+    drop_with_rows(&store).await;
+    // As where the manifest that names a load was put in place, and that could not be made durable.
+    store.engine().metrics().set_writes(WritesState::Stopped);
+    drop(turn);
+    let (shared, sealer) = (&store.engine().shared, &store.engine().sealer);
+    assert!(!discard_staged(shared, sealer).unwrap());
+    assert!(lies_in(store.directory.path(), b"staged land").is_some());
+}
+
 #[tokio::test]
 async fn what_a_load_left_for_the_view_goes_too() {
     let store = filled("tier = \"memory\"").await;
-    let view = store.engine().registry().view_named(PROJECT, "profile").unwrap().clone();
-    // As a load leaves it that the end of the server interrupted.
-    let stage = |said: &str| {
-        let mut encoder = crate::archive::Encoder::default();
-        encoder.start(view.layout());
-        encoder.set(view.layout(), view.slot_of("country").unwrap(), country(said).borrowed());
-        let mut archive = Vec::new();
-        encoder.finish_row(&mut archive);
-        let mut part = Part::new(view.id);
-        part.push(&user_key("u9"), (at(50).as_event_time(), None), |out| {
-            out.extend_from_slice(&archive);
-        });
-        let mut staging = store.engine().sealer.stage(&[7; 32], &mut Unhurried).unwrap();
-        staging.add(&mut part, Tally::default(), &mut Unhurried).unwrap();
-    };
     let data = store.directory.path();
-    stage("staged land");
+    stage(&store, "staged land");
     assert!(lies_in(data, b"staged land").is_some());
     // One that runs may leave more.
     let turn = store.engine().begin_load().unwrap();
@@ -287,6 +303,8 @@ async fn what_a_load_left_for_the_view_goes_too() {
     // Time for whoever would say that it is done.
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     assert!(!is_done(&store, dropped.erasures[0]));
+    let shared = &store.engine().shared;
+    assert!(shared.erasures().pending().all(|(_, one)| !one.may_lie_on_disk));
     assert!(lies_in(data, b"staged land").is_some());
     drop(turn);
     eventually("it is done", || is_done(&store, dropped.erasures[0])).await;

@@ -450,8 +450,16 @@ async fn no_checkpoint_covers_a_load_that_is_not_online() {
     let before = shared.visible();
     // As the writer says it before it makes a load visible.
     let files = Vec::new();
-    let other = Committed { identity: [0; 32], rows: 1, first: before, last: before, files };
-    shared.hold(Arc::new(other));
+    let identity = [0; 32];
+    let view = ViewId(1_000);
+    shared.hold(Arc::new(Committed {
+        view,
+        identity,
+        rows: 1,
+        first: before,
+        last: before,
+        files,
+    }));
     let covered = Sequence(before.0 - 1);
     assert_eq!(shared.online_upto(), covered);
     let loaded = store.load(&rows(&[("u1", 95, 1), ("u2", 95, 2), ("u1", 96, 3)])).await.unwrap();
@@ -463,6 +471,20 @@ async fn no_checkpoint_covers_a_load_that_is_not_online() {
     store.restart(false);
     assert_eq!(store.engine().metrics().recovery_history_rows.get(), 0, "a checkpoint has them");
     let shared = &store.engine().shared;
+    assert_eq!(shared.online_upto(), shared.visible());
+}
+
+#[tokio::test]
+async fn what_is_not_online_of_a_view_that_is_dropped_holds_no_checkpoint_up() {
+    let store = defined("ttl = \"1d\"").await;
+    store.push(&[("u1", Some(50), age(9), Cell::Absent)]).await.unwrap();
+    let shared = &store.engine().shared;
+    let (last, files) = (shared.visible(), Vec::new());
+    let view = store.engine().registry().view_named(PROJECT, "profile").unwrap().id;
+    let identity = [0; 32];
+    shared.hold(Arc::new(Committed { view, identity, rows: 1, first: last, last, files }));
+    assert!(shared.online_upto() < shared.visible());
+    store.engine().drop_view(PROJECT, "profile", Data::Keep).await.unwrap();
     assert_eq!(shared.online_upto(), shared.visible());
 }
 
@@ -595,9 +617,13 @@ async fn a_full_disk_refuses_a_load_and_nothing_else() {
 async fn a_load_stops_with_the_server_and_goes_on_when_it_is_given_again() {
     let mut store = defined("ttl = \"1d\"").await;
     let file = rows(&[("u1", 95, 1), ("u2", 95, 2)]);
-    store.engine().stop_loads();
+    store.engine().drain();
     let stopped = store.load(&file).await.unwrap_err();
     assert_eq!(stopped.code, Code::Draining);
+    let begun = [store.engine().begin_training(), store.engine().wait_for_training().await];
+    for refused in begun {
+        assert_eq!(refused.err().map(|problem| problem.code), Some(Code::Draining));
+    }
     store.restart(false);
     assert_eq!(store.age_now("u1"), None);
     store.load(&file).await.unwrap();

@@ -144,6 +144,16 @@ impl<'a> Gather<'a> {
         Ok(())
     }
 
+    /// Refuses where a view was dropped with its rows meanwhile: some labels may have missed them.
+    pub(super) fn check_views(&self) -> Result<(), Problem> {
+        let mut views = self.training.plan.sources.iter().map(|source| &source.view);
+        views.find(|view| self.history.is_erased(view.id)).map_or(Ok(()), |view| {
+            let name = view.declared_name();
+            let detail = format!("view {name} was dropped while the training set was made");
+            Err(Problem::new(Code::UnknownView, detail))
+        })
+    }
+
     fn below_floor(&self, view: &View, at: EventTime) -> Option<BelowFloor> {
         BelowFloor::check(&self.history, view, at, self.training.known_at())
     }

@@ -198,6 +198,8 @@ impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H
                 }
             }
         }
+        // A file without an end is not taken for a whole one.
+        gather.check_views()?;
         output.finish()
     }
 }

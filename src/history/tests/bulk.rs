@@ -368,6 +368,21 @@ fn files_of_a_load_are_merged_or_not_whenever_the_power_goes_or_the_disk_fails()
 }
 
 #[test]
+fn a_load_that_fits_is_not_refused_for_want_of_room_to_merge() {
+    let rows: Vec<Loaded> = (0..70).map(|n| (n, 1, None)).collect();
+    let disk = FakeDisk::new();
+    let opened = open_at(&disk).unwrap();
+    let mut staging = opened.sealer.stage(&[1; 32], &mut Unhurried).unwrap();
+    stage(&mut staging, &rows[..64], 1).unwrap();
+    disk.say_free((128 << 20) + 1000);
+    stage(&mut staging, &rows[..65], 1).unwrap();
+    assert_eq!(staged_files(&disk).len(), 65 + 1);
+    disk.say_free(u64::MAX);
+    stage(&mut staging, &rows[..66], 1).unwrap();
+    assert_eq!(staged_files(&disk).len(), 66 + 1 - 7);
+}
+
+#[test]
 fn a_load_that_is_given_up_leaves_nothing() {
     let disk = FakeDisk::new();
     let opened = open_at(&disk).unwrap();
