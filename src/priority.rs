@@ -5,6 +5,7 @@
 use std::fs;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ pub fn idle() {
     if let Err(error) = set {
         tracing::debug!(%error, "a thread beside the requests keeps its normal priority");
     }
+    // Who began to wait before that would wait on until the clock's next tick, up to 4 ms: the
+    // kernel looks at who comes first when somebody wakes up, not when somebody steps back.
+    thread::yield_now();
 }
 
 /// Does `work` on a thread that is [`idle`] and waits for it: no thread can come back from being
@@ -46,17 +50,22 @@ pub struct Manner {
     gives_way: bool,
     /// For how long parts need not be idle, in microseconds.
     owed: AtomicI64,
+    /// What idle parts got that was not judged yet.
+    seen: Mutex<Cores>,
 }
 
 /// A part that waited for a core for so many times as long as it had one was kept waiting. Who is
 /// idle gets a three hundredth of a busy core, and the tenth or twentieth part of one that others
 /// have who are idle, too: they only take turns.
 const PATIENCE: u32 = 50;
+/// So much waiting is judged at once: a short part may have to wait for its turn many times as long
+/// as it takes, without being starved.
+const JUDGED: Duration = Duration::from_millis(100);
 
 impl Manner {
     /// Idle at first if it `gives_way`, else never.
     pub fn new(gives_way: bool) -> Self {
-        Self { gives_way, owed: AtomicI64::new(0) }
+        Self { gives_way, owed: AtomicI64::new(0), seen: Mutex::default() }
     }
 
     /// Does a part of the work and waits for it. A part should be small: what is idle has to end
@@ -77,7 +86,14 @@ impl Manner {
     }
 
     /// Of what a part got that was idle.
-    fn take_note(&self, Cores { had, waited }: Cores) {
+    fn take_note(&self, cores: Cores) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.had += cores.had;
+        seen.waited += cores.waited;
+        if seen.waited < JUDGED {
+            return;
+        }
+        let Cores { had, waited } = std::mem::take(&mut *seen);
         if waited > had * PATIENCE {
             self.owed.fetch_add(micros(waited), Ordering::Relaxed);
         }
@@ -173,14 +189,19 @@ mod tests {
             while watch.elapsed() < Duration::from_millis(1) {}
             thread_schedule_policy()
         };
-        let manner = Manner::new(true);
-        let of = |had, waited| Cores {
-            had: Duration::from_millis(had),
-            waited: Duration::from_millis(waited),
+        let after = |parts: &[(u64, u64)]| {
+            let manner = Manner::new(true);
+            for (had, waited) in parts {
+                let [had, waited] = [*had, *waited].map(Duration::from_millis);
+                manner.take_note(Cores { had, waited });
+            }
+            manner
         };
-        manner.take_note(of(2, 100));
-        assert_eq!(manner.run(busy), Ok(IDLE));
-        manner.take_note(of(2, 101));
+        for parts in [&[(2, 100)][..], &[(0, 50)], &[(2, 50), (3, 60)]] {
+            assert_eq!(after(parts).run(busy), Ok(IDLE), "{parts:?}");
+        }
+        assert_ne!(after(&[(0, 50), (1, 60)]).run(busy), Ok(IDLE));
+        let manner = after(&[(2, 101)]);
         let mut parts = 0;
         while manner.run(busy) != Ok(IDLE) {
             parts += 1;
