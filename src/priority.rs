@@ -110,7 +110,7 @@ struct Cores {
 }
 
 impl Cores {
-    /// By the kernel's own count; nothing where it keeps none.
+    /// By the kernel's own count; nothing where it keeps none, and then every part is idle.
     fn of_this_thread() -> Self {
         let told = fs::read_to_string("/proc/thread-self/schedstat");
         told.ok().and_then(|told| Self::read(&told)).unwrap_or_default()
