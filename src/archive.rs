@@ -122,8 +122,18 @@ impl<'a> RowRef<'a> {
     }
 
     /// What the row says of `slot`; absent where the row is older than the feature.
-    #[inline]
     pub fn cell(self, layout: &Layout, slot: Slot) -> CellRef<'a> {
+        match layout.place(slot) {
+            Some(place) => self.cell_at(place, slot),
+            // A row that was checked has no slot that its layout lacks.
+            None => CellRef::Absent,
+        }
+    }
+
+    /// The same, for who knows the slot's place already, in the layout the row was checked with or
+    /// one that has grown out of it.
+    #[inline]
+    pub fn cell_at(self, place: Place, slot: Slot) -> CellRef<'a> {
         let index = usize::from(slot.0);
         if !self.is_present(index) {
             return CellRef::Absent;
@@ -131,7 +141,7 @@ impl<'a> RowRef<'a> {
         if self.is_null(index) {
             return CellRef::Null;
         }
-        match layout.place(slot).and_then(|place| self.read(place)) {
+        match self.read(place) {
             Some(value) => CellRef::Value(value),
             None => unreachable!("row was checked when it entered"),
         }
@@ -186,12 +196,11 @@ impl<'a> RowRef<'a> {
 
     #[inline]
     fn read(self, place: Place) -> Option<ValueRef<'a>> {
-        let fixed = self.cells.get(place.offset..place.offset + place.width())?;
+        let fixed = self.cells.get(place.offset..place.offset + place.width)?;
         match place.feature_type {
-            FeatureType::Scalar(scalar) if scalar.fixed_width().is_some() => {
-                read_scalar(scalar, fixed)
-            }
-            heaped => self.read_heaped(heaped, fixed),
+            FeatureType::Scalar(ScalarType::String | ScalarType::Bytes)
+            | FeatureType::Array { .. } => self.read_heaped(place.feature_type, fixed),
+            FeatureType::Scalar(scalar) => read_scalar(scalar, fixed),
         }
     }
 
@@ -299,10 +308,10 @@ impl<'a> StateRef<'a> {
         self.row.slots
     }
 
-    /// The newest cell of `slot`.
+    /// The newest cell of `slot`, which lies at `place` in the view's layout.
     #[inline]
-    pub fn cell(self, layout: &Layout, slot: Slot) -> CellRef<'a> {
-        self.row.cell(layout, slot)
+    pub fn cell_at(self, place: Place, slot: Slot) -> CellRef<'a> {
+        self.row.cell_at(place, slot)
     }
 
     /// Where the cell of `slot` came from; none where it is absent.
@@ -397,7 +406,7 @@ impl Encoder {
 
     fn write(&mut self, place: Place, value: ValueRef<'_>) {
         let fixed_bytes = self.cells.len();
-        let fixed = &mut self.cells[place.offset..place.offset + place.width()];
+        let fixed = &mut self.cells[place.offset..place.offset + place.width];
         match value {
             ValueRef::Bool(value) => fixed[0] = u8::from(value),
             ValueRef::Int32(value) => fixed.copy_from_slice(&value.to_le_bytes()),
@@ -471,7 +480,7 @@ impl Encoder {
         for (slot, origin) in (0..layout.len()).map(slot_at).zip(&mut origins) {
             *origin = old.origin(slot).filter(|origin| origin.sequence >= below);
             if origin.is_some() {
-                self.set(layout, slot, old.cell(layout, slot));
+                self.set(layout, slot, old.row.cell(layout, slot));
             }
         }
         origins.iter().any(Option::is_some).then(|| self.finish_state(&origins))
@@ -493,7 +502,7 @@ impl Encoder {
             let wins = new != CellRef::Absent && before.is_none_or(|before| from > before);
             changed |= wins;
             let (cell, origin) =
-                if wins { (new, Some(from)) } else { (old.cell(layout, slot), before) };
+                if wins { (new, Some(from)) } else { (old.row.cell(layout, slot), before) };
             self.set(layout, slot, cell);
             origins.push(origin);
         }

@@ -51,8 +51,8 @@ fn a_state_without_what_was_erased() {
     let left = StateRef::access(&left).unwrap();
     left.check(&layout).unwrap();
     assert_eq!((left.origin(Slot(0)), left.origin(Slot(1))), (None, Some(origin(60, 9))));
-    assert_eq!(left.cell(&layout, Slot(0)), CellRef::Absent);
-    assert_eq!(left.cell(&layout, Slot(1)), CellRef::Value(ValueRef::String("2")));
+    assert_eq!(left.row.cell(&layout, Slot(0)), CellRef::Absent);
+    assert_eq!(left.row.cell(&layout, Slot(1)), CellRef::Value(ValueRef::String("2")));
     assert_eq!(encoder.without(&layout, state, Sequence(10)), None);
 }
 
@@ -103,7 +103,7 @@ fn read_back(layout: &Layout, state: StateRef<'_>) -> Vec<(Cell, Option<Origin>)
     };
     (0..layout.len())
         .map(slot_at)
-        .map(|slot| (owned(state.cell(layout, slot)), state.origin(slot)))
+        .map(|slot| (owned(state.row.cell(layout, slot)), state.origin(slot)))
         .collect()
 }
 
@@ -187,7 +187,7 @@ fn a_value_that_is_not_finite_is_found_wherever_it_is() {
         assert_eq!((read.bits.len(), read.check(&layout)), (0, Ok(())));
         for place in written.places() {
             let mut cells = read.cells.to_vec();
-            cells[place.offset..place.offset + place.width()].fill(0xff);
+            cells[place.offset..place.offset + place.width].fill(0xff);
             let odd = RowRef { cells: &cells, ..read };
             let number = matches!(place.feature_type, FeatureType::Scalar(ScalarType::Int64));
             assert_eq!(odd.check(&layout).is_ok(), number, "{slots} slots, {place:?}");

@@ -81,7 +81,7 @@ impl Directory {
         let metrics = self.engine.metrics().clone();
         let door = Door::new(self.engine.limits().clone(), metrics, Arc::new(SystemClock));
         door.open(self.engine.clone());
-        let mut routes = Routes::new(&Arc::new(door), Listener::Api);
+        let routes = Routes::new(&Arc::new(door), Listener::Api);
         let request = Request::get(path).body(Empty::<Bytes>::new()).map_err(Failure::wrong_use)?;
         self.runtime.block_on(async {
             let response = routes.answer(request).await;

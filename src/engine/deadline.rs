@@ -41,10 +41,16 @@ impl Deadline {
     /// # Errors
     /// `DEADLINE_EXCEEDED`.
     pub fn check(self) -> Result<(), Problem> {
-        match self.remaining().is_zero() {
-            true => Err(Problem::deadline_exceeded()),
-            false => Ok(()),
-        }
+        self.elapsed().map(drop)
+    }
+
+    /// How much of the time has passed.
+    ///
+    /// # Errors
+    /// `DEADLINE_EXCEEDED` once all of it has.
+    pub fn elapsed(self) -> Result<Duration, Problem> {
+        let elapsed = self.started.elapsed();
+        if elapsed < self.allowed { Ok(elapsed) } else { Err(Problem::deadline_exceeded()) }
     }
 
     /// Waits for `work`, at most until the deadline.

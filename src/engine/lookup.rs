@@ -16,7 +16,6 @@ use crate::recency::{Status, is_fresh};
 use crate::registry::plan::{Ask, Column, Plan, What};
 use crate::time::EventTime;
 use crate::value::cell::{CellRef, ValueRef};
-use crate::value::layout::Layout;
 
 /// A [`Plan`] with the maps it reads, compiled once per request shape.
 pub struct LookupPlan {
@@ -81,6 +80,9 @@ impl LookupPlan {
 /// waits for several at once only where nothing else stands between them.
 const ROWS_AT_ONCE: usize = 16;
 
+/// Bytes of an encoded key that is a number, or a short text.
+const SHORT_KEY: usize = 16;
+
 /// The entity keys of a lookup: per row one encoded key for each role of the plan, in its order.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -94,6 +96,13 @@ impl Batch {
     /// An empty batch for a plan with `roles` roles.
     pub fn new(roles: usize) -> Self {
         Self { roles, bytes: Vec::new(), ends: Vec::new() }
+    }
+
+    /// An empty batch with room for so many rows of short keys.
+    pub fn with_capacity(roles: usize, rows: usize) -> Self {
+        let keys = roles.saturating_mul(rows);
+        let bytes = Vec::with_capacity(keys.saturating_mul(SHORT_KEY));
+        Self { roles, bytes, ends: Vec::with_capacity(keys) }
     }
 
     /// Makes room for so many more rows like those that are there, and for no more.
@@ -183,21 +192,19 @@ pub(super) fn answer_row(
     mut emit: impl FnMut(usize, Answer<'_>),
 ) {
     for (index, column) in plan.columns.iter().enumerate() {
-        let layout = plan.sources[column.source].view.layout();
-        emit(index, answer_column(column, layout, states[column.source], now));
+        emit(index, answer_column(column, states[column.source].as_ref(), now));
     }
 }
 
 #[inline]
 fn answer_column<'a>(
     column: &'a Column,
-    layout: &Layout,
-    state: Option<StateRef<'a>>,
+    state: Option<&StateRef<'a>>,
     now: EventTime,
 ) -> Answer<'a> {
     let origin = state.and_then(|state| state.origin(column.slot));
     let event_time = origin.map(|origin| origin.event_time);
-    let cell = || state.map_or(CellRef::Absent, |state| state.cell(layout, column.slot));
+    let cell = || state.map_or(CellRef::Absent, |state| state.cell_at(column.place, column.slot));
     judge(column, event_time, cell, now)
 }
 

@@ -33,7 +33,7 @@ pub(super) struct ColumnarAnswer<'a> {
 impl<'a> ColumnarAnswer<'a> {
     /// Begins an answer with these columns.
     pub(super) fn new(columns: &'a [Column], rows: usize, include: Include) -> Self {
-        let column = |column: &Column| AnswerColumn::new(column.feature_type, rows, include);
+        let column = |column: &Column| AnswerColumn::new(column.place.feature_type, rows, include);
         Self {
             columns,
             built: columns.iter().map(column).collect(),
@@ -64,7 +64,8 @@ impl<'a> ColumnarAnswer<'a> {
         metadata: &Metadata<'_>,
     ) -> Result<Vec<u8>, Problem> {
         let said = self.metadata(metadata);
-        let of_column = |column: &Column| fields(&column.name, column.feature_type, self.include);
+        let of_column =
+            |column: &Column| fields(&column.name, column.place.feature_type, self.include);
         let fields: Vec<_> = self.columns.iter().flat_map(of_column).collect();
         let arrays: Vec<ArrayRef> = self.built.iter_mut().flat_map(AnswerColumn::finish).collect();
         let schema = Arc::new(Schema::new(fields).with_metadata(said));
@@ -84,8 +85,8 @@ impl<'a> ColumnarAnswer<'a> {
     }
 
     fn metadata(&self, metadata: &Metadata<'_>) -> HashMap<String, String> {
-        let Metadata { started, at, outcome } = metadata;
-        let latency = started.elapsed().as_secs_f64() * 1e3;
+        let Metadata { latency, at, outcome } = metadata;
+        let latency = latency.as_secs_f64() * 1e3;
         let mut said = HashMap::from([
             ("latency_ms".to_owned(), format!("{latency:.3}")),
             ("timestamp".to_owned(), at.to_string()),
@@ -107,6 +108,8 @@ fn failed(error: &dyn std::error::Error) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Float32Type, Int64Type};
     use arrow::ipc::reader::StreamReader;
@@ -116,8 +119,9 @@ mod tests {
     use crate::engine::lookup::Outcome;
     use crate::ids::Slot;
     use crate::recency::Status;
-    use crate::time::{EventTime, Stopwatch};
+    use crate::time::EventTime;
     use crate::value::cell::{ArrayBuilder, ValueRef};
+    use crate::value::layout::Place;
     use crate::value::types::{FeatureType, ScalarType};
 
     fn column(name: &str, feature_type: &str) -> Column {
@@ -125,7 +129,7 @@ mod tests {
             source: 0,
             slot: Slot(0),
             name: name.into(),
-            feature_type: FeatureType::parse(feature_type).unwrap(),
+            place: Place::new(FeatureType::parse(feature_type).unwrap(), 0),
             ttl: None,
             default: None,
         }
@@ -149,7 +153,7 @@ mod tests {
         out.push(1, &answer(None));
         let outcome = Outcome { cache_hit: true, fallback: false, fallback_reason: None };
         let at = EventTime::from_micros(0);
-        let metadata = Metadata { started: Stopwatch::start(), at, outcome: &outcome };
+        let metadata = Metadata { latency: Duration::from_micros(21), at, outcome: &outcome };
         out.finish(format, &metadata).unwrap()
     }
 

@@ -5,10 +5,10 @@
 
 use std::hash::{Hash, Hasher};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use foldhash::fast::RandomState;
-use memchr::memmem;
+use memchr::memmem::Finder;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{Equivalent, OptionsBuilder, Weighter};
 use serde::Deserialize;
@@ -29,6 +29,8 @@ use crate::value::json;
 const KEPT_BYTES: u64 = 16 << 20;
 /// Longest text around the ids that is kept, in bytes.
 const LONGEST: usize = 64 << 10;
+/// Most that is set aside for the answer of one row, in bytes.
+const LONGEST_ROW: usize = 64 << 10;
 /// What an entry takes besides its texts, in bytes.
 const ENTRY_BYTES: u64 = 512;
 
@@ -61,6 +63,12 @@ impl Asked {
             entity_type: wanted.entity_type.map(string),
             plan,
         }
+    }
+
+    /// Room for the answer of one row of numbers, in bytes, so that it is not moved as it grows;
+    /// no more than [`LONGEST_ROW`].
+    pub(super) fn row_capacity(&self) -> usize {
+        (384 + self.names.bytes() + 16 * self.values_per_row).min(LONGEST_ROW)
     }
 }
 
@@ -140,18 +148,23 @@ pub(super) enum IdField {
 }
 
 impl IdField {
-    const fn quoted(self) -> &'static str {
+    /// Finds the field's name, quoted.
+    fn finder(self) -> &'static Finder<'static> {
+        // Making one takes longer than using it on the body of a lookup.
+        static ONE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"entity_id\""));
+        static MANY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"entity_ids\""));
         match self {
-            Self::One => "\"entity_id\"",
-            Self::Many => "\"entity_ids\"",
+            Self::One => &ONE,
+            Self::Many => &MANY,
         }
     }
 
     /// The field's value in `body`. What this finds is right wherever a body of the same text
     /// around it was read and had its ids at the same place; else it is a guess.
     fn find(self, body: &[u8]) -> Option<(Range<usize>, &RawValue)> {
-        let name = memmem::find(body, self.quoted().as_bytes())?;
-        let rest = body[name + self.quoted().len()..].trim_ascii_start().strip_prefix(b":")?;
+        let finder = self.finder();
+        let name = finder.find(body)?;
+        let rest = body[name + finder.needle().len()..].trim_ascii_start().strip_prefix(b":")?;
         let mut value = serde_json::Deserializer::from_slice(rest);
         let value = <&RawValue>::deserialize(&mut value).ok()?;
         Some((place_of(value, body), value))
@@ -290,6 +303,7 @@ impl Weighter<Text, Arc<Asked>> for Weight {
 mod tests {
     use super::*;
     use crate::ids::Slot;
+    use crate::value::layout::Place;
     use crate::value::types::{FeatureType, ScalarType};
 
     fn columns(names: &[&str]) -> Vec<Column> {
@@ -297,7 +311,7 @@ mod tests {
             source: 0,
             slot: Slot(0),
             name: (*name).into(),
-            feature_type: FeatureType::Scalar(ScalarType::Int32),
+            place: Place::new(FeatureType::Scalar(ScalarType::Int32), 0),
             ttl: None,
             default: None,
         };

@@ -135,23 +135,27 @@ async fn write_answer(
     deadline: Deadline,
 ) -> Answered {
     let engine = call.engine()?;
+    // The body may have been long in coming, and answering many rows takes long.
+    deadline.check()?;
     let count = batch.rows();
     check_values(asked.values_per_row, count, 0, engine.limits())?;
     let found = lookup::find(engine, &asked.plan, batch, when, deadline).await?;
     let outcome = found.outcome();
     check_strict(asked.strict, &outcome)?;
-    let metadata = Metadata { started: call.started, at: found.at, outcome: &outcome };
+    let metadata = |latency| Metadata { latency, at: found.at, outcome: &outcome };
     match call.accepts() {
         format @ (Format::Arrow | Format::Parquet) => {
             let columns = &asked.plan.plan.columns;
             let mut answer = ColumnarAnswer::new(columns, count, asked.include);
             found.for_each(|_, column, value| answer.push(column, value)).await;
+            let metadata = metadata(deadline.elapsed()?);
             answer.tally.record(&outcome, engine.metrics());
             Ok(respond(format, answer.finish(format, &metadata)?))
         }
         Format::Json | Format::Toml => {
             let mut answer = ManyAnswers::new(&asked.names, count, asked.include);
             found.for_each(|_, column, value| answer.push(column, value)).await;
+            let metadata = metadata(deadline.elapsed()?);
             answer.tally.record(&outcome, engine.metrics());
             Ok(respond(Format::Json, answer.finish(&metadata)))
         }
@@ -178,7 +182,7 @@ fn rows(asked: &Asked, lists: &[&RawValue], limits: &Limits) -> Result<Batch, Pr
     if count > limit {
         return Err(too_many(count, "entities", "entities_per_request", limit));
     }
-    let mut batch = Batch::new(roles.len());
+    let mut batch = Batch::with_capacity(roles.len(), count);
     for row in 0..count {
         let of_row = ids.iter().map(|list| list[row]);
         entity_key::push_row(&mut batch, roles, of_row, (Some(row), limits))?;

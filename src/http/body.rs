@@ -3,7 +3,10 @@
 //! It does not know what a body is for.
 
 use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -11,6 +14,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, EXPECT};
 use bytes::Bytes;
 use http_body_util::BodyExt;
+use hyper::body::Body as HttpBody;
 use serde::Deserialize;
 
 use crate::engine::error::Problem;
@@ -58,8 +62,14 @@ pub(super) async fn read(
         return Err(too_long(&declared.to_string(), limit));
     }
     let capacity = usize::try_from(declared.unwrap_or(0)).unwrap_or(0).min(TRUSTED_LENGTH);
-    let reading = collect(body, capacity, (limits, metrics));
-    match tokio::time::timeout(limits.body_timeout.to_std(), reading).await {
+    let mut reading = pin!(collect(body, capacity, (limits, metrics)));
+    // Most bodies came along with their head, and need no timer.
+    let at_once = poll_fn(|context| Poll::Ready(reading.as_mut().poll(context))).await;
+    if let Poll::Ready(read) = at_once {
+        return read;
+    }
+    // A timer is large: boxed, it does not make every request's future so.
+    match Box::pin(tokio::time::timeout(limits.body_timeout.to_std(), reading)).await {
         Ok(read) => read,
         Err(_) => Err(late(limits)),
     }
@@ -90,7 +100,23 @@ async fn collect(
         discard(body);
         return Err(problem);
     }
-    let Some(second) = next(&mut body).await? else { return Ok(Whole::Piece(first)) };
+    if body.is_end_stream() {
+        return Ok(Whole::Piece(first));
+    }
+    match next(&mut body).await? {
+        None => Ok(Whole::Piece(first)),
+        // Boxed, so that a body in one piece has no room for it in its request's future.
+        Some(second) => Box::pin(join((first, second), body, capacity, (limits, metrics))).await,
+    }
+}
+
+/// Puts a body together that comes in more than one piece.
+async fn join(
+    (first, second): (Bytes, Bytes),
+    mut body: Body,
+    capacity: usize,
+    (limits, metrics): (&Limits, &Arc<Metrics>),
+) -> Result<Whole, Problem> {
     let mut all = Vec::with_capacity(capacity.max(first.len() + second.len()));
     let mut held = Held::nothing(metrics);
     let mut append = |piece: Bytes| {

@@ -45,8 +45,9 @@ pub(super) type Answered = Result<Reply, Problem>;
 /// A request.
 pub(super) struct Call {
     pub(super) door: Arc<Door>,
-    pub(super) head: Parts,
-    pub(super) started: Stopwatch,
+    /// Boxed, since a future may hold its arguments twice.
+    pub(super) head: Box<Parts>,
+    started: Stopwatch,
     /// Never shared; the lock only makes the call so.
     body: Mutex<Option<Body>>,
     /// Bytes of a body in one piece, counted as held.
@@ -61,7 +62,7 @@ struct CommonQuery {
 
 impl Call {
     pub(super) fn new(door: Arc<Door>, head: Parts, body: Body, started: Stopwatch) -> Self {
-        Self { door, head, started, body: Mutex::new(Some(body)), held: 0 }
+        Self { door, head: Box::new(head), started, body: Mutex::new(Some(body)), held: 0 }
     }
 
     pub(super) fn engine(&self) -> Result<&Arc<Engine>, Problem> {
@@ -241,6 +242,20 @@ impl Format {
             Self::Toml => "application/toml",
         }
     }
+
+    /// Its media type as a header, checked when this is compiled.
+    const fn header(self) -> HeaderValue {
+        const JSON: HeaderValue = HeaderValue::from_static(Format::Json.media_type());
+        const ARROW: HeaderValue = HeaderValue::from_static(Format::Arrow.media_type());
+        const PARQUET: HeaderValue = HeaderValue::from_static(Format::Parquet.media_type());
+        const TOML: HeaderValue = HeaderValue::from_static(Format::Toml.media_type());
+        match self {
+            Self::Json => JSON,
+            Self::Arrow => ARROW,
+            Self::Parquet => PARQUET,
+            Self::Toml => TOML,
+        }
+    }
 }
 
 /// The body of an answer that is there as a whole.
@@ -251,8 +266,7 @@ pub(super) fn whole(body: impl Into<Bytes>) -> AnswerBody {
 /// A response of `body` in `format`.
 pub(super) fn respond(format: Format, body: Vec<u8>) -> Reply {
     let mut response = Response::new(whole(body));
-    let media_type = HeaderValue::from_static(format.media_type());
-    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response.headers_mut().insert(CONTENT_TYPE, format.header());
     response
 }
 

@@ -15,7 +15,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::http::accept::told_to;
 use crate::http::call::AnswerBody;
@@ -58,7 +59,7 @@ async fn converse<S>(
     stream: S,
     routes: Routes,
     (patience, metrics): (Patience, Arc<Metrics>),
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -67,7 +68,7 @@ async fn converse<S>(
     let of_requests = Arc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut turn = of_requests.begin(request.version());
-        let mut routes = routes.clone();
+        let routes = routes.clone();
         async move {
             let response = routes.answer(request).await;
             turn.answered();
@@ -76,10 +77,18 @@ async fn converse<S>(
     });
     let builder = builder();
     let mut connection = pin!(builder.serve_connection(io, service));
-    tokio::select! {
-        ended = connection.as_mut() => return log_end(ended),
-        () = told_to(&mut stop) => {}
-        () = activity.too_slow() => {
+    loop {
+        let (_watching, why) = watch_for_the_end(stop.clone(), &activity);
+        let why = tokio::select! {
+            biased;
+            why = why => why,
+            ended = connection.as_mut() => return log_end(ended),
+        };
+        if why != Ok(End::TooSlow) {
+            break;
+        }
+        // A request may have come since it was found too slow.
+        if activity.left().is_zero() {
             connection.as_mut().graceful_shutdown();
             let _ = tokio::time::timeout(GOODBYE, connection.as_mut()).await;
             return;
@@ -90,6 +99,34 @@ async fn converse<S>(
         ended = connection.as_mut() => log_end(ended),
         () = activity.too_slow() => {}
     }
+}
+
+/// Why a connection is to end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Told,
+    TooSlow,
+}
+
+/// Waits for what ends a connection in a task of its own, for as long as the first of the two is
+/// kept: so no request that comes has to ask a timer and a lock whether they are ready, only a
+/// flag.
+fn watch_for_the_end(
+    mut stop: watch::Receiver<bool>,
+    activity: &Arc<Activity>,
+) -> (JoinSet<()>, oneshot::Receiver<End>) {
+    let (say, why) = oneshot::channel();
+    let activity = Arc::clone(activity);
+    let mut watching = JoinSet::new();
+    watching.spawn(async move {
+        let end = tokio::select! {
+            () = told_to(&mut stop) => End::Told,
+            () = activity.too_slow() => End::TooSlow,
+        };
+        // The connection may have ended by itself.
+        let _ = say.send(end);
+    });
+    (watching, why)
 }
 
 /// The body of an answer, with its turn until hyper has taken it.

@@ -75,8 +75,8 @@ pub(super) async fn handle(call: Call) -> Answered {
     if !answer.found {
         return Err(not_found(entity, &key));
     }
+    let metadata = Metadata { latency: deadline.elapsed()?, at: found.at, outcome: &outcome };
     answer.tally.record(&outcome, engine.metrics());
-    let metadata = Metadata { started: call.started, at: found.at, outcome: &outcome };
     Ok(respond(Format::Json, answer.finish(entity, &key, &metadata)))
 }
 

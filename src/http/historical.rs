@@ -200,18 +200,18 @@ async fn answer(
     let when = When::Each { times: spine.times, known_at, allow_truncated };
     let found = lookup::find(engine, plan, spine.batch, when, deadline).await?;
     let outcome = found.outcome();
-    let metadata = Metadata { started: call.started, at: found.at, outcome: &outcome };
+    let metadata = |latency| Metadata { latency, at: found.at, outcome: &outcome };
     match call.accepts() {
         format @ (Format::Arrow | Format::Parquet) => {
             let mut answer = ColumnarAnswer::new(columns, rows, wanted.include);
             found.for_each(|_, column, value| answer.push(column, value)).await;
-            Ok(respond(format, answer.finish(format, &metadata)?))
+            Ok(respond(format, answer.finish(format, &metadata(deadline.elapsed()?))?))
         }
         Format::Json | Format::Toml => {
             let names = Names::new(columns);
             let mut answer = ManyAnswers::new(&names, rows, wanted.include);
             found.for_each(|_, column, value| answer.push(column, value)).await;
-            Ok(respond(Format::Json, answer.finish(&metadata)))
+            Ok(respond(Format::Json, answer.finish(&metadata(deadline.elapsed()?))))
         }
     }
 }

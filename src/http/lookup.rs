@@ -38,10 +38,10 @@ impl When {
 }
 
 /// A lookup whose rows are at hand.
-pub(super) struct Found {
+pub(super) struct Found<'p> {
     /// The instant it holds at; for many instants, now.
     pub(super) at: EventTime,
-    plan: Arc<LookupPlan>,
+    plan: &'p LookupPlan,
     rows: usize,
     source: Source,
 }
@@ -49,31 +49,32 @@ pub(super) struct Found {
 enum Source {
     Memory(Batch),
     Disk(Arc<Batch>, ColdStates),
-    History(AsOfAnswers),
+    History(Box<AsOfAnswers>),
 }
 
 /// Brings the rows to hand.
 ///
 /// # Errors
-/// The deadline passed, or history cannot be read.
-pub(super) async fn find(
+/// The deadline passed while rows were read from disk or history, or history cannot be read.
+pub(super) async fn find<'p>(
     engine: &Arc<Engine>,
-    plan: &Arc<LookupPlan>,
+    plan: &'p Arc<LookupPlan>,
     batch: Batch,
     when: When,
     deadline: Deadline,
-) -> Result<Found, Problem> {
-    let (plan, rows) = (Arc::clone(plan), batch.rows());
+) -> Result<Found<'p>, Problem> {
+    let rows = batch.rows();
     let (at, times, known_at, allow_truncated) = match when {
         When::Now => {
             let source = if plan.has_disk_tier() {
                 let batch = Arc::new(batch);
-                let cold = engine.fetch_cold(&plan, &batch, deadline).await;
+                let cold = Box::pin(engine.fetch_cold(plan, &batch, deadline)).await;
+                // What could not be read in time looks like what was never written.
+                deadline.check()?;
                 Source::Disk(batch, cold)
             } else {
                 Source::Memory(batch)
             };
-            deadline.check()?;
             return Ok(Found { at: engine.now(), plan, rows, source });
         }
         When::At { at, allow_truncated } => (at, vec![at; rows], None, allow_truncated),
@@ -81,9 +82,9 @@ pub(super) async fn find(
             (engine.now(), times, known_at, allow_truncated)
         }
     };
-    let ask = AsOf { plan: Arc::clone(&plan), batch, times, known_at, allow_truncated };
-    let answers = engine.as_of(ask, deadline).await?;
-    Ok(Found { at, plan, rows, source: Source::History(answers) })
+    let ask = AsOf { plan: Arc::clone(plan), batch, times, known_at, allow_truncated };
+    let answers = Box::pin(engine.as_of(ask, deadline)).await?;
+    Ok(Found { at, plan, rows, source: Source::History(Box::new(answers)) })
 }
 
 /// Waits until `sequence` is visible, if one is named.
@@ -98,7 +99,7 @@ pub(super) async fn wait_for(
     }
 }
 
-impl Found {
+impl Found<'_> {
     /// How it went.
     pub(super) fn outcome(&self) -> Outcome {
         match &self.source {

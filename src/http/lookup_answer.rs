@@ -2,18 +2,21 @@
 //!
 //! It does not know where answers come from.
 
+use std::time::Duration;
+
 use crate::engine::answer_columns::Include;
 use crate::engine::error::Problem;
 use crate::engine::lookup::{Answer, Outcome};
 use crate::http::asked::Names;
 use crate::metrics::{Code, Metrics};
 use crate::recency::Status;
-use crate::time::{EventTime, Stopwatch};
+use crate::time::EventTime;
 use crate::value::json;
 
 /// What an answer says of itself.
 pub(super) struct Metadata<'a> {
-    pub(super) started: Stopwatch,
+    /// How long it took so far.
+    pub(super) latency: Duration,
     /// The instant it holds at.
     pub(super) at: EventTime,
     pub(super) outcome: &'a Outcome,
@@ -23,7 +26,7 @@ impl Metadata<'_> {
     /// Appends `"metadata":{…}` with the counts that `counts` writes.
     pub(super) fn write(&self, out: &mut Vec<u8>, counts: impl FnOnce(&mut Vec<u8>)) {
         out.extend_from_slice(b"\"metadata\":{\"latency_ms\":");
-        write_millis(self.started.elapsed().as_micros(), out);
+        write_millis(u64::try_from(self.latency.as_micros()).unwrap_or(u64::MAX), out);
         out.extend_from_slice(b",\"timestamp\":");
         json::write_time(self.at, out);
         counts(out);
@@ -40,7 +43,7 @@ impl Metadata<'_> {
 }
 
 /// Appends microseconds as milliseconds with three decimals.
-fn write_millis(micros: u128, out: &mut Vec<u8>) {
+fn write_millis(micros: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(micros / 1_000).as_bytes());
     let decimals = (micros % 1_000) as u16;
     let digit = |power: u16| b'0' + (decimals / power % 10) as u8;
@@ -89,46 +92,59 @@ struct Part {
     name: &'static [u8],
 }
 
-/// The parts that were asked for.
-pub(super) struct Parts {
+/// The parts that were asked for: usually none, and then no value pays for them.
+pub(super) struct Parts(Option<Box<AllParts>>);
+
+struct AllParts {
     statuses: Option<Part>,
     event_timestamps: Option<Part>,
     defaulted: Option<Part>,
-    /// Whether there is one: usually not, and then no value pays for them.
-    any: bool,
 }
 
 impl Parts {
     pub(super) fn new(include: Include) -> Self {
         let part = |name: &'static [u8]| Part { buffer: Vec::new(), name };
-        Self {
+        let parts = AllParts {
             statuses: include.statuses.then(|| part(b"statuses")),
             event_timestamps: include.event_timestamps.then(|| part(b"event_timestamps")),
             defaulted: include.defaulted.then(|| part(b"defaulted")),
-            any: include.statuses || include.event_timestamps || include.defaulted,
-        }
-    }
-
-    fn each(&mut self) -> impl Iterator<Item = &mut Part> {
-        [&mut self.statuses, &mut self.event_timestamps, &mut self.defaulted].into_iter().flatten()
+        };
+        let any = include.statuses || include.event_timestamps || include.defaulted;
+        Self(any.then(|| Box::new(parts)))
     }
 
     /// Appends the same bytes to each.
     #[inline]
     fn punctuate(&mut self, bytes: &[u8]) {
-        if self.any {
-            self.each().for_each(|part| part.buffer.extend_from_slice(bytes));
+        if let Some(parts) = &mut self.0 {
+            parts.each().for_each(|part| part.buffer.extend_from_slice(bytes));
         }
     }
 
     #[inline]
     fn push(&mut self, answer: &Answer<'_>) {
-        if self.any {
-            self.push_each(answer);
+        if let Some(parts) = &mut self.0 {
+            parts.push(answer);
         }
     }
 
-    fn push_each(&mut self, answer: &Answer<'_>) {
+    /// Appends `,"statuses":…` and so on.
+    fn write(&mut self, out: &mut Vec<u8>) {
+        for part in self.0.iter_mut().flat_map(|parts| parts.each()) {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(part.name);
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(&part.buffer);
+        }
+    }
+}
+
+impl AllParts {
+    fn each(&mut self) -> impl Iterator<Item = &mut Part> {
+        [&mut self.statuses, &mut self.event_timestamps, &mut self.defaulted].into_iter().flatten()
+    }
+
+    fn push(&mut self, answer: &Answer<'_>) {
         if let Some(Part { buffer, .. }) = &mut self.statuses {
             buffer.push(b'"');
             buffer.extend_from_slice(answer.status.as_str().as_bytes());
@@ -142,16 +158,6 @@ impl Parts {
         }
         if let Some(Part { buffer, .. }) = &mut self.defaulted {
             buffer.extend_from_slice(if answer.defaulted { b"true" } else { b"false" });
-        }
-    }
-
-    /// Appends `,"statuses":…` and so on.
-    fn write(&mut self, out: &mut Vec<u8>) {
-        for part in self.each() {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(part.name);
-            out.extend_from_slice(b"\":");
-            out.extend_from_slice(&part.buffer);
         }
     }
 }
@@ -305,6 +311,7 @@ mod tests {
     use crate::ids::Slot;
     use crate::registry::plan::Column;
     use crate::value::cell::ValueRef;
+    use crate::value::layout::Place;
     use crate::value::types::{FeatureType, ScalarType};
 
     fn names(names: &[&str]) -> Names {
@@ -312,7 +319,7 @@ mod tests {
             source: 0,
             slot: Slot(0),
             name: (*name).into(),
-            feature_type: FeatureType::Scalar(ScalarType::Int32),
+            place: Place::new(FeatureType::Scalar(ScalarType::Int32), 0),
             ttl: None,
             default: None,
         };
@@ -365,7 +372,8 @@ mod tests {
         answer.push(1, &OLD);
         let outcome = Outcome { cache_hit: true, fallback: false, fallback_reason: None };
         let at = EventTime::from_micros(0);
-        let out = answer.finish(&Metadata { started: Stopwatch::start(), at, outcome: &outcome });
+        let out =
+            answer.finish(&Metadata { latency: Duration::from_micros(21), at, outcome: &outcome });
         let expected = concat!(
             r#"{"entity_id":1,"features":{"v:a":30,"v:\"b":"un\"known"},"#,
             r#""statuses":{"v:a":"PRESENT","v:\"b":"OUTSIDE_MAX_AGE"},"#,
@@ -390,7 +398,8 @@ mod tests {
         let fallback_reason = Some("slow \"disk\"".into());
         let outcome = Outcome { cache_hit: false, fallback: true, fallback_reason };
         let at = EventTime::from_micros(0);
-        let out = answer.finish(&Metadata { started: Stopwatch::start(), at, outcome: &outcome });
+        let out =
+            answer.finish(&Metadata { latency: Duration::from_micros(21), at, outcome: &outcome });
         let expected = concat!(
             r#"{"feature_names":["a","b"],"rows":[[30,"un\"known"],[null,null]],"#,
             r#""statuses":[["PRESENT","OUTSIDE_MAX_AGE"],["NOT_FOUND","NOT_FOUND"]],"#,
@@ -400,7 +409,8 @@ mod tests {
         );
         assert_eq!(without_latency(out), expected);
         let none = ManyAnswers::new(&names, 0, Include::default());
-        let out = none.finish(&Metadata { started: Stopwatch::start(), at, outcome: &outcome });
+        let out =
+            none.finish(&Metadata { latency: Duration::from_micros(21), at, outcome: &outcome });
         assert!(without_latency(out).contains(r#""rows":[]"#));
         assert!(check_strict(true, &outcome).is_err());
         assert!(check_strict(false, &outcome).is_ok());

@@ -200,7 +200,7 @@ pub(super) fn check_values(
 
 /// Values in a row of these columns, fixed arrays as their length.
 pub(super) fn values_per_row(columns: &[Column]) -> usize {
-    let of_column = |column: &Column| match column.feature_type {
+    let of_column = |column: &Column| match column.place.feature_type {
         FeatureType::Array { length: Some(length), .. } => length as usize,
         FeatureType::Array { length: None, .. } | FeatureType::Scalar(_) => 1,
     };
@@ -320,6 +320,7 @@ fn missing_entity(detail: impl Into<Cow<'static, str>>) -> Problem {
 mod tests {
     use super::*;
     use crate::http::body;
+    use crate::value::layout::Place;
 
     lookup_body! {
         /// A body.
@@ -374,7 +375,7 @@ mod tests {
                     source: 0,
                     slot: crate::ids::Slot(0),
                     name: (*text).into(),
-                    feature_type: FeatureType::parse(text).unwrap(),
+                    place: Place::new(FeatureType::parse(text).unwrap(), 0),
                     ttl: None,
                     default: None,
                 })

@@ -19,6 +19,7 @@ use crate::http::lookup_answer::{Metadata, OneAnswer, check_strict};
 use crate::http::lookup_request::{Whose, check_values, lookup_body};
 use crate::http::openapi::{OnlineAnswer, OnlineRequest};
 use crate::http::text::Pairs;
+use crate::ids::ProjectId;
 use crate::limits::Limits;
 use crate::value::json;
 
@@ -50,26 +51,37 @@ pub(super) async fn handle(mut call: Call) -> Answered {
     if let Some((asked, id)) = before
         && let Ok(batch) = of_entity(&asked, id, engine.limits())
     {
-        let mut echo = Vec::with_capacity(512);
+        let mut echo = Vec::with_capacity(asked.row_capacity());
         asked.entity_type.iter().for_each(|entity_type| echo_one(entity_type, id, &mut echo));
         let answer = write_answer(&call, &asked, (batch, When::Now), echo, deadline).await?;
         return Ok(respond(Format::Json, answer));
     }
-    let request: OnlineBody<'_> = body::json(&body)?;
-    let (answer, asked) = answer(&call, &request, &mut 0, deadline).await?;
+    // Boxed, so that what was asked before has no room for it in its request's future.
+    Ok(respond(Format::Json, Box::pin(answer_new(&call, &body, project, deadline)).await?))
+}
+
+/// The JSON that answers a body that was not seen before.
+async fn answer_new(
+    call: &Call,
+    body: &[u8],
+    project: ProjectId,
+    deadline: Deadline,
+) -> Result<Vec<u8>, Problem> {
+    let request: OnlineBody<'_> = body::json(body)?;
+    let (answer, asked) = answer(call, &request, &mut 0, deadline).await?;
     if let Some(id) = request.entity_id
         && request.as_of.is_none()
         && request.min_sequence.is_none()
     {
-        call.door.lookups.keep(project, (IdField::One, &body), id, &asked);
+        call.door.lookups.keep(project, (IdField::One, body), id, &asked);
     }
-    Ok(respond(Format::Json, answer))
+    Ok(answer)
 }
 
 /// A batch of one row, in which every role has this id.
 fn of_entity(asked: &Asked, id: &RawValue, limits: &Limits) -> Result<Batch, Problem> {
     let roles = &asked.plan.plan.roles;
-    let mut batch = Batch::new(roles.len());
+    let mut batch = Batch::with_capacity(roles.len(), 1);
     entity_key::push_row(&mut batch, roles, roles.iter().map(|_| id), (None, limits))?;
     Ok(batch)
 }
@@ -91,7 +103,7 @@ pub(super) async fn answer(
     *values = check_values(asked.values_per_row, 1, *values, limits)?;
     let ids = whose.by_role(engine, project, &asked.plan)?;
     let roles = &asked.plan.plan.roles;
-    let mut batch = Batch::new(roles.len());
+    let mut batch = Batch::with_capacity(roles.len(), 1);
     entity_key::push_row(&mut batch, roles, ids, (None, limits))?;
     let echo = echo(request, &asked);
     let answer = write_answer(call, &asked, (batch, when), echo, deadline).await?;
@@ -112,13 +124,14 @@ async fn write_answer(
     found.for_each(|_, column, value| answer.push(column, value)).await;
     let outcome = found.outcome();
     check_strict(asked.strict, &outcome)?;
+    let latency = deadline.elapsed()?;
     answer.tally.record(&outcome, engine.metrics());
-    Ok(answer.finish(&Metadata { started: call.started, at: found.at, outcome: &outcome }))
+    Ok(answer.finish(&Metadata { latency, at: found.at, outcome: &outcome }))
 }
 
 /// The start of the answer: whose features these are, as asked.
 fn echo(request: &OnlineBody<'_>, asked: &Asked) -> Vec<u8> {
-    let mut out = Vec::with_capacity(512);
+    let mut out = Vec::with_capacity(asked.row_capacity());
     if let (Some(entity_type), Some(id)) = (&asked.entity_type, request.entity_id) {
         echo_one(entity_type, id, &mut out);
         return out;

@@ -146,15 +146,15 @@ impl Routes {
         Self { door: Arc::clone(door), listener, router: router(door, listener) }
     }
 
-    /// Answers a request.
-    pub async fn answer<B>(&mut self, request: Request<B>) -> Response<AnswerBody>
+    /// Answers a request. Takes itself, so that nothing of it is cloned on the way.
+    pub async fn answer<B>(mut self, request: Request<B>) -> Response<AnswerBody>
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
     {
         let request = request.map(Body::new);
         if let Some(entry) = self.plain(&request) {
-            return serve(Arc::clone(&self.door), *entry, request).await;
+            return serve(self.door, *entry, request).await;
         }
         match self.router.call(request).await {
             Ok(response) => response.map(Either::Right),
@@ -239,7 +239,7 @@ async fn serve(door: Arc<Door>, entry: Entry, request: Request) -> Reply {
     };
     response.headers_mut().insert(request_id::HEADER, id);
     let status = response.status().as_u16();
-    door.metrics.request(entry.route, status, started.elapsed(), door.clock.now());
+    door.metrics.request(entry.route, status, started.elapsed(), door.clock.roughly_now());
     response
 }
 
@@ -251,7 +251,7 @@ async fn refuse(door: Arc<Door>, request: Request, problem: Problem) -> Reply {
     let mut response = problem::respond(&problem, request_id::text(&id));
     response.headers_mut().insert(request_id::HEADER, id);
     let status = StatusCode::as_u16(&response.status());
-    door.metrics.request(Route::Other, status, started.elapsed(), door.clock.now());
+    door.metrics.request(Route::Other, status, started.elapsed(), door.clock.roughly_now());
     response
 }
 

@@ -45,6 +45,9 @@ impl Counter {
 
     /// Adds `count`.
     pub fn add(&self, count: u64) {
+        if count == 0 {
+            return;
+        }
         self.0[shard()].fetch_add(count, Ordering::Relaxed);
     }
 

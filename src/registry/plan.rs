@@ -13,7 +13,7 @@ use crate::registry::model::{EntityType, View};
 use crate::registry::resolve::{Purpose, ResolveError};
 use crate::time::Span;
 use crate::value::cell::Value;
-use crate::value::types::FeatureType;
+use crate::value::layout::Place;
 
 /// What is asked, by name.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -62,8 +62,8 @@ pub struct Column {
     pub slot: Slot,
     /// As asked, or as the service names it.
     pub name: Box<str>,
-    /// The type of its values.
-    pub feature_type: FeatureType,
+    /// Where it lies in rows of the view, and the type of its values.
+    pub place: Place,
     /// The TTL that counts: the feature's own, else the view's.
     pub ttl: Option<Span>,
     /// Served where there is no fresh value.
@@ -201,7 +201,7 @@ impl Plan {
             source,
             slot,
             name: names.column.into(),
-            feature_type: feature.feature_type,
+            place: view.layout().place(slot).expect("the layout has every slot"),
             ttl: view.ttl_of(slot),
             default: feature.default.clone(),
         });

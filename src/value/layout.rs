@@ -36,12 +36,14 @@ pub struct Place {
     pub feature_type: FeatureType,
     /// Where it starts in the fixed part, in bytes.
     pub offset: usize,
+    /// Bytes it takes there.
+    pub width: usize,
 }
 
 impl Place {
-    /// Bytes it takes in the fixed part.
-    pub fn width(self) -> usize {
-        width(self.feature_type)
+    /// A slot of this type that starts at `offset`.
+    pub fn new(feature_type: FeatureType, offset: usize) -> Self {
+        Self { feature_type, offset, width: width(feature_type) }
     }
 }
 
@@ -63,8 +65,9 @@ impl Layout {
                 Some(run) if run.feature_type == feature_type => run.slots.end += 1,
                 _ => layout.runs.push(Run { feature_type, slots: slot..slot + 1 }),
             }
-            layout.slots.push(Place { feature_type, offset: layout.fixed_bytes });
-            layout.fixed_bytes += width(feature_type);
+            let place = Place::new(feature_type, layout.fixed_bytes);
+            layout.slots.push(place);
+            layout.fixed_bytes += place.width;
         }
         layout
     }

@@ -172,7 +172,9 @@ impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H
             false => gather.check_floors(&chunk),
         })?;
         let fields: Vec<_> = (names.iter().zip(columns))
-            .flat_map(|(name, column)| answer_columns::fields(name, column.feature_type, *include))
+            .flat_map(|(name, column)| {
+                answer_columns::fields(name, column.place.feature_type, *include)
+            })
             .collect();
         let mut output = Output::begin(&labels, fields, out)?;
         let (mut most, mut done) = (labels_of(fixed_bytes(columns, *include)), 0);
@@ -209,7 +211,7 @@ const OFFSET_BYTES: usize = size_of::<i32>();
 
 /// What the features of one label take at least.
 fn fixed_bytes(columns: &[Column], include: Include) -> usize {
-    let width = |column: &Column| match column.feature_type {
+    let width = |column: &Column| match column.place.feature_type {
         FeatureType::Scalar(scalar) => scalar.fixed_width().unwrap_or(OFFSET_BYTES),
         FeatureType::Array { element, length } => length.map_or(OFFSET_BYTES, |length| {
             length as usize * element.fixed_width().unwrap_or(OFFSET_BYTES)

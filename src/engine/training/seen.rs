@@ -51,7 +51,8 @@ impl<'a> Seen<'a> {
         let mut wanted: Vec<Slot> = of_plan.iter().map(|column| column.slot).collect();
         wanted.sort_unstable_by_key(|slot| slot.0);
         wanted.dedup();
-        let build = |column: &&Column| AnswerColumn::new(column.feature_type, labels, include);
+        let build =
+            |column: &&Column| AnswerColumn::new(column.place.feature_type, labels, include);
         Self {
             columns: of_plan.iter().map(build).collect(),
             view,
@@ -88,7 +89,7 @@ impl<'a> Seen<'a> {
         let has = |slot: &Slot| cells.has(usize::from(slot.0));
         if self.rows.is_empty() && self.wanted.iter().all(has) {
             for (column, built) in self.of_plan.iter().zip(&mut self.columns) {
-                let cell = || cells.cell(layout, column.slot);
+                let cell = || cells.cell_at(column.place, column.slot);
                 let answer = judge(column, Some(row.event_time), cell, self.at);
                 self.bytes += answer.value.map_or(0, |value| value.loose_bytes());
                 built.push(&answer);
@@ -116,7 +117,6 @@ impl<'a> Seen<'a> {
         if self.is_answered {
             return Ok(());
         }
-        let layout = self.view.layout();
         let read = |(time, bytes): &(EventTime, Range<usize>)| {
             let cells = RowRef::access(&self.archives[bytes.clone()]);
             (*time, cells.expect("it was checked when it was seen"))
@@ -126,8 +126,10 @@ impl<'a> Seen<'a> {
             let slot = usize::from(column.slot.0);
             // The newest that says anything of the feature, as a merge of all would have it.
             let newest = rows.iter().find(|(_, cells)| cells.has(slot));
-            let cell =
-                || newest.map_or(CellRef::Absent, |(_, cells)| cells.cell(layout, column.slot));
+            let cell = || {
+                newest
+                    .map_or(CellRef::Absent, |(_, cells)| cells.cell_at(column.place, column.slot))
+            };
             let answer = judge(column, newest.map(|(time, _)| *time), cell, self.at);
             self.bytes += answer.value.map_or(0, |value| value.loose_bytes());
             built.push(&answer);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::http::Version;
 
-use crate::time::Stopwatch;
+use crate::time::tick_millis;
 
 /// A turn whose answer is not there yet; the low half of [`Activity::turns`] counts these.
 const ANSWERING: usize = 1;
@@ -29,8 +29,7 @@ pub(super) struct Patience {
 /// What a connection is doing: receiving the head of a request, answering, sending, or nothing.
 pub(super) struct Activity {
     patience: Patience,
-    started: Stopwatch,
-    /// When it began to do what it does, in milliseconds since `started`.
+    /// When it began to do what it does, in [`tick_millis`].
     since: AtomicUsize,
     /// Bytes have left since `since` was written.
     moved: AtomicBool,
@@ -46,8 +45,7 @@ impl Activity {
     pub(super) fn new(patience: Patience) -> Arc<Self> {
         Arc::new(Self {
             patience,
-            started: Stopwatch::start(),
-            since: AtomicUsize::new(0),
+            since: AtomicUsize::new(tick_millis()),
             moved: AtomicBool::new(false),
             // A new connection owes its first request.
             receiving: AtomicBool::new(true),
@@ -58,15 +56,16 @@ impl Activity {
     }
 
     fn restart(&self) {
-        let now = usize::try_from(self.started.elapsed().as_millis()).unwrap_or(usize::MAX);
-        self.since.store(now, Ordering::Relaxed);
+        self.since.store(tick_millis(), Ordering::Relaxed);
     }
 
     /// Bytes have come.
     pub(super) fn received(&self) {
-        if self.owes_nothing() && !self.receiving.swap(true, Ordering::Relaxed) {
-            self.moved.store(false, Ordering::Relaxed);
+        if self.owes_nothing() && !self.receiving.load(Ordering::Relaxed) {
+            // Before it says so: who looks meanwhile must not count from the last request.
             self.restart();
+            self.moved.store(false, Ordering::Relaxed);
+            self.receiving.store(true, Ordering::Relaxed);
         }
     }
 
@@ -109,7 +108,7 @@ impl Activity {
     }
 
     /// How long it may go on like this.
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         let Patience { head, idle } = self.patience;
         if !self.turns.load(Ordering::Relaxed).is_multiple_of(SENDING) {
             return head;
@@ -119,8 +118,8 @@ impl Activity {
             self.restart();
         }
         let allowed = if receiving { head } else { idle };
-        let since = Duration::from_millis(self.since.load(Ordering::Relaxed) as u64);
-        allowed.saturating_sub(self.started.elapsed().saturating_sub(since))
+        let passed = tick_millis().saturating_sub(self.since.load(Ordering::Relaxed));
+        allowed.saturating_sub(Duration::from_millis(passed as u64))
     }
 
     /// Ends when the peer has taken too long for the head of a request, or has done nothing, nor
@@ -200,7 +199,7 @@ mod tests {
             let activity = activity(HEAD);
             answer(&activity, version);
             assert!(!activity.left().is_zero());
-            std::thread::sleep(HEAD);
+            std::thread::sleep(2 * HEAD);
             activity.sent(bytes);
             assert_eq!(!activity.left().is_zero(), counts, "{version:?} {bytes}");
         };

@@ -111,8 +111,8 @@ async fn unknown_paths_and_methods_are_problems() {
 async fn the_operations_listener_serves_nothing_else() {
     let door = door();
     let get = |path: &str| Request::builder().uri(path).body(Body::empty()).unwrap();
-    let mut operations = Routes::new(&door, Listener::Operations);
-    assert_eq!(operations.answer(get("/health")).await.status(), 200);
+    let operations = Routes::new(&door, Listener::Operations);
+    assert_eq!(operations.clone().answer(get("/health")).await.status(), 200);
     assert_eq!(operations.answer(get("/api/v1/views")).await.status(), 404);
 }
 
@@ -179,6 +179,34 @@ async fn what_is_pushed_is_found() {
     let listed = ask(&door, &format!("GET /api/v1/entities/user?cursor={cursor}"), "").await.json;
     assert_eq!((&listed["entity_ids"], &listed["next_cursor"]), (&json!(["u2"]), &Value::Null));
     assert_eq!(ask(&door, "DELETE /api/v1/views/profile", "").await.status, 409);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_read_in_time_is_not_said_to_be_missing() {
+    let (door, _directory) = open_door();
+    let view = r#"{"entity": {"user": {"join_keys": ["user_id"]}},
+        "view": {"v": {"entity": "user", "tier": "disk", "features": {"n": "int64"}}}}"#;
+    assert_eq!(ask(&door, "POST /api/v1/features/register", view).await.status, 200);
+    // The same store behind a door at which every request is late.
+    let late = door_with(Limits { request_timeout: Span::from_micros(0), ..Limits::default() });
+    late.open(Arc::clone(door.engine().ok().unwrap()));
+    let strict = r#"{"entity_type":"user","entity_id":"u1","feature_names":["v:n"],
+        "fallback":"error"}"#;
+    let many = strict.replace("\"entity_id\":\"u1\"", "\"entity_ids\":[\"u1\"]");
+    for (line, body, status) in [
+        ("GET /api/v1/features/user/u1", "", 404),
+        ("POST /api/v1/features/online", strict, 200),
+        ("POST /api/v1/features/batch", &many, 200),
+    ] {
+        let found = ask(&door, line, body).await;
+        assert_eq!(found.status, status, "{line}: {}", found.json);
+        let found = ask(&late, line, body).await;
+        assert_eq!(
+            (found.status, &found.json["code"]),
+            (504, &json!("DEADLINE_EXCEEDED")),
+            "{line}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
