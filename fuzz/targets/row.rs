@@ -31,8 +31,9 @@ libfuzzer_sys::fuzz_target!(init: seeds(), |data: &[u8]| {
         if let Some(state) = state
             && state.check(&layout).is_ok()
         {
-            for slot in (0..layout.len()).map(|slot| Slot(slot as u16)) {
-                show(state.cell(&layout, slot));
+            for (slot, place) in layout.places().iter().enumerate() {
+                let slot = Slot(slot as u16);
+                show(state.cell_at(*place, slot));
                 state.origin(slot);
             }
             let _ = (state.sequence(), state.event_time());
