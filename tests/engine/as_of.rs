@@ -300,8 +300,7 @@ impl Store {
             written - sealed > 1000 || metrics.sealed_files.get() > 7
         };
         let little = || metrics.seals.get() <= 20 || metrics.merges.get() <= 2;
-        // Sealing takes what nobody else wants of the cores: beside compilers, minutes.
-        for _ in 0..18_000 {
+        for _ in 0..3000 {
             if !unsealed() && !little() {
                 break;
             }

@@ -199,6 +199,7 @@ mod tests {
             let activity = activity(HEAD);
             answer(&activity, version);
             assert!(!activity.left().is_zero());
+            // The tick is some milliseconds behind.
             std::thread::sleep(2 * HEAD);
             activity.sent(bytes);
             assert_eq!(!activity.left().is_zero(), counts, "{version:?} {bytes}");
