@@ -3,12 +3,13 @@
 //! It does not know what any thread does.
 
 use std::fs;
-use std::panic::resume_unwind;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
@@ -32,24 +33,19 @@ pub fn idle() {
     thread::yield_now();
 }
 
-/// Does `work` on a thread that is [`idle`] and waits for it: no thread can come back from being
-/// idle without privileges.
-fn idly<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    let aside = || {
-        idle();
-        work()
-    };
-    thread::scope(|scope| scope.spawn(aside).join().unwrap_or_else(|panic| resume_unwind(panic)))
-}
-
 /// How a long piece of work is done that lookups come before, part by part: each part [`idle`];
 /// but where one was kept waiting for a core, as on a host whose cores are always busy, those after
 /// it as any other work, for as long as it had to wait. So the whole gets on: with half of a core
 /// where it would starve, with a fiftieth at least of what it would have alone where it would not.
 pub struct Manner {
-    gives_way: bool,
+    /// Where parts are idle; none where nothing gives way, or no thread could be had.
+    ///
+    /// Its threads stay: no thread can come back from being idle without privileges. And what only
+    /// just stepped back is owed what it waited for as a normal one, which the kernel lets it have
+    /// before anybody else, for milliseconds.
+    aside: Option<Arc<ThreadPool>>,
     /// For how long parts need not be idle, in microseconds.
-    owed: AtomicI64,
+    owed: AtomicU64,
     /// What idle parts got that was not judged yet.
     seen: Mutex<Cores>,
 }
@@ -63,25 +59,92 @@ const PATIENCE: u32 = 50;
 const JUDGED: Duration = Duration::from_millis(100);
 
 impl Manner {
-    /// Idle at first if it `gives_way`, else never.
-    pub fn new(gives_way: bool) -> Self {
-        Self { gives_way, owed: AtomicI64::new(0), seen: Mutex::default() }
+    /// Every part is done as any other work.
+    pub fn normal() -> Self {
+        Self::of(None)
+    }
+
+    /// Parts are idle at first, up to `at_once` of them at once.
+    pub fn giving_way(at_once: usize) -> Self {
+        let threads = ThreadPoolBuilder::new().num_threads(at_once);
+        let threads = threads.thread_name(|_| "larder-idle".to_owned()).start_handler(|_| idle());
+        let aside = threads.build().inspect_err(|error| {
+            tracing::warn!(%error, "no threads for idle work; it is done at normal priority");
+        });
+        Self::of(aside.ok().map(Arc::new))
+    }
+
+    fn of(aside: Option<Arc<ThreadPool>>) -> Self {
+        Self { aside, owed: AtomicU64::new(0), seen: Mutex::default() }
+    }
+
+    /// The same threads, for other work: nothing is owed to that yet.
+    pub fn anew(&self) -> Self {
+        Self::of(self.aside.clone())
     }
 
     /// Does a part of the work and waits for it. A part should be small: what is idle has to end
     /// as such.
     pub fn run<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
-        if !self.gives_way {
-            return part();
+        let asked = Stopwatch::start();
+        match self.aside() {
+            Some(aside) => aside.install(|| self.noted(asked.elapsed(), part)),
+            None => self.normally(part),
         }
-        if self.owed.load(Ordering::Relaxed) > 0 {
-            let watch = Stopwatch::start();
-            let done = part();
-            self.owed.fetch_sub(micros(watch.elapsed()), Ordering::Relaxed);
-            return done;
+    }
+
+    /// Does part after part until one ends the work, and says how that one ended it. Nobody has to
+    /// wake up between parts that are idle.
+    pub fn run_parts<T: Send>(&self, mut part: impl FnMut() -> ControlFlow<T> + Send) -> T {
+        loop {
+            let asked = Stopwatch::start();
+            let ended = match self.aside() {
+                Some(aside) => aside.install(|| self.idly(asked.elapsed(), &mut part)),
+                None => self.normally(&mut part),
+            };
+            if let ControlFlow::Break(how) = ended {
+                return how;
+            }
         }
-        let (done, cores) = idly(|| (part(), Cores::of_this_thread()));
-        self.take_note(cores);
+    }
+
+    /// Does parts until one ends the work or the next need not be idle.
+    fn idly<T>(
+        &self,
+        mut waited: Duration,
+        mut part: impl FnMut() -> ControlFlow<T>,
+    ) -> ControlFlow<T> {
+        loop {
+            let ended = self.noted(std::mem::take(&mut waited), &mut part);
+            if ended.is_break() || self.aside().is_none() {
+                return ended;
+            }
+        }
+    }
+
+    /// Does a part on this thread, which is idle and `waited` for a core before: who is starved
+    /// mostly waits there.
+    fn noted<T>(&self, waited: Duration, part: impl FnOnce() -> T) -> T {
+        let before = Cores::of_this_thread();
+        let done = part();
+        let cores = Cores::of_this_thread().since(before);
+        self.take_note(Cores { waited: cores.waited + waited, ..cores });
+        done
+    }
+
+    /// Where the next part is done if it is to be idle.
+    fn aside(&self) -> Option<&ThreadPool> {
+        self.aside.as_deref().filter(|_| self.owed.load(Ordering::Relaxed) == 0)
+    }
+
+    fn normally<T>(&self, part: impl FnOnce() -> T) -> T {
+        let watch = Stopwatch::start();
+        let done = part();
+        // No part makes up for what others will wait.
+        let took = micros(watch.elapsed());
+        let _ = self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| {
+            Some(owed.saturating_sub(took))
+        });
         done
     }
 
@@ -116,6 +179,12 @@ impl Cores {
         told.ok().and_then(|told| Self::read(&told)).unwrap_or_default()
     }
 
+    /// What came to it since it had `before`.
+    fn since(self, before: Self) -> Self {
+        let had = self.had.saturating_sub(before.had);
+        Self { had, waited: self.waited.saturating_sub(before.waited) }
+    }
+
     /// Nanoseconds on a core, nanoseconds in a queue for one, and how often it was given one.
     fn read(told: &str) -> Option<Self> {
         let mut numbers = told.split_ascii_whitespace().map(str::parse);
@@ -124,8 +193,8 @@ impl Cores {
     }
 }
 
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Takes less of the processor than others do. For work that a write may have to wait for.
@@ -137,6 +206,8 @@ pub fn low() {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use thread_priority::thread_schedule_policy;
 
     use super::*;
@@ -157,8 +228,63 @@ mod tests {
     fn what_is_done_idly_leaves_the_caller_as_it_was() {
         let here = thread_schedule_policy();
         assert_ne!(here, Ok(IDLE));
-        assert_eq!(idly(thread_schedule_policy), Ok(IDLE));
+        let manner = Manner::giving_way(1);
+        assert_eq!(manner.run(thread_schedule_policy), Ok(IDLE));
+        let panics = || manner.run(|| panic!("on purpose"));
+        assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+        assert_eq!(manner.run(thread_schedule_policy), Ok(IDLE));
         assert_eq!(thread_schedule_policy(), here);
+    }
+
+    #[test]
+    fn parts_follow_on_one_another_idle_and_as_any_other_work_while_some_is_owed() {
+        let manner = Manner::giving_way(1);
+        let mut seen = Vec::new();
+        let ended = manner.run_parts(|| {
+            let watch = Stopwatch::start();
+            while watch.elapsed() < Duration::from_millis(1) {}
+            seen.push((thread_schedule_policy() == Ok(IDLE), thread::current().id()));
+            if seen.len() == 2 {
+                manner.owed.store(5_000, Ordering::Relaxed);
+            }
+            let is_idle_again = seen.iter().skip(2).any(|(is_idle, _)| *is_idle);
+            if is_idle_again { ControlFlow::Break("ended") } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!(ended, "ended");
+        let idle: Vec<bool> = seen.iter().map(|(is_idle, _)| *is_idle).collect();
+        let (normal, ends) = (idle.len() - 3, idle.len() - 1);
+        assert!((1..=5).contains(&normal), "{idle:?}");
+        assert!(idle[..2].iter().chain(&idle[ends..]).all(|is_idle| *is_idle), "{idle:?}");
+        assert!(idle[2..ends].iter().all(|is_idle| !is_idle), "{idle:?}");
+        assert!(seen[..2].iter().chain(&seen[ends..]).all(|(_, thread)| *thread == seen[0].1));
+        assert!(seen[2..ends].iter().all(|(_, thread)| *thread == thread::current().id()));
+        assert_eq!(manner.owed.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn other_work_on_the_same_threads_owes_nothing_yet() {
+        let manner = Manner::giving_way(1);
+        manner.owed.store(1_000_000, Ordering::Relaxed);
+        assert_ne!(manner.run(thread_schedule_policy), Ok(IDLE));
+        assert_eq!(manner.anew().run(thread_schedule_policy), Ok(IDLE));
+    }
+
+    #[test]
+    fn what_a_part_waits_for_before_it_begins_counts() {
+        let manner = Manner::giving_way(1);
+        let (say, said) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                manner.run(|| {
+                    say.send(()).unwrap();
+                    thread::sleep(2 * JUDGED);
+                });
+            });
+            // The only thread is taken.
+            said.recv().unwrap();
+            manner.run(|| ());
+        });
+        assert_ne!(manner.owed.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -190,7 +316,7 @@ mod tests {
             thread_schedule_policy()
         };
         let after = |parts: &[(u64, u64)]| {
-            let manner = Manner::new(true);
+            let manner = Manner::giving_way(1);
             for (had, waited) in parts {
                 let [had, waited] = [*had, *waited].map(Duration::from_millis);
                 manner.take_note(Cores { had, waited });
@@ -207,7 +333,7 @@ mod tests {
             parts += 1;
         }
         assert!((1..=101).contains(&parts), "{parts} parts of a millisecond and more");
-        let never = Manner::new(false);
+        let never = Manner::normal();
         assert_ne!(never.run(thread_schedule_policy), Ok(IDLE));
     }
 }

@@ -68,7 +68,6 @@ impl PastDirectory {
             include: Include::default(),
             known: if ask.known_at_label_time { Known::AtLabelTime } else { Known::Now },
             allow_truncated: ask.allow_truncated,
-            gives_way: false,
         };
         let file = RealDisk.open_read(&ask.labels).map_err(Failure::wrong_use)?;
         let progress = Mutex::new(progress);

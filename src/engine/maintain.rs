@@ -347,7 +347,7 @@ enum RebuildError {
 
 impl Checkpointer {
     fn run(&self, stop: &Receiver<()>, progress: &Progress) {
-        let manner = Manner::new(true);
+        let manner = Manner::giving_way(1);
         loop {
             let stopping = match stop.recv_timeout(self.interval.to_std()) {
                 Err(RecvTimeoutError::Timeout) => false,

@@ -112,6 +112,7 @@ use crate::history::seal::Sealer;
 use crate::ids::{EntityTypeId, ProjectId, Sequence, ViewId};
 use crate::limits::Limits;
 use crate::metrics::{Code, Metrics, WritesState};
+use crate::priority::Manner;
 use crate::registry::Registry;
 use crate::registry::definitions::Definitions;
 use crate::registry::model::{EntityType, View};
@@ -144,6 +145,8 @@ pub struct Engine {
     cold_reads: Pool,
     patience: Span,
     trainings: Arc<Semaphore>,
+    /// How training sets are made: lookups come first.
+    training_manner: Manner,
     spools: Spools,
     running: Mutex<Option<Running>>,
     recovered: Span,
@@ -183,6 +186,7 @@ impl Engine {
             cold_reads: Pool::start("larder-cold", COLD_THREADS, READS_WAITING),
             patience,
             trainings: Arc::new(Semaphore::new(TRAININGS)),
+            training_manner: training::manner(TRAININGS),
             spools,
             running: Mutex::new(Some(running)),
             recovered,
@@ -495,7 +499,8 @@ impl Engine {
     ) -> Result<(), Problem> {
         // The definitions last: rows of history may have all the features they name, and no more.
         let history = || Ok((as_of::visible(&self.shared, training.known_at())?, self.registry()));
-        Trainer { history, limits: self.limits(), training, file: labels, progress }.run(out)
+        let (limits, manner) = (self.limits(), &self.training_manner.anew());
+        Trainer { history, limits, training, manner, file: labels, progress }.run(out)
     }
 
     /// Opens a file to receive an upload; it is gone when the last handle on it is dropped.

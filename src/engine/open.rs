@@ -208,7 +208,8 @@ pub fn open(
         kept: kept.clone(),
         options: options.seal,
         since: watch,
-        manner: Manner::new(true),
+        // Sealing and merging go on beside each other.
+        manner: Manner::giving_way(2),
         installing: Mutex::default(),
     };
     let checkpointer = Checkpointer {

@@ -15,6 +15,7 @@ use crate::history::backup::Pinned;
 use crate::history::open::OpenError;
 use crate::ids::Sequence;
 use crate::limits::Limits;
+use crate::priority::Manner;
 use crate::registry::Registry;
 
 /// History and definitions up to a sequence.
@@ -67,6 +68,7 @@ impl Past {
             let history = self.history.as_of(self.upto, training.known_at());
             Ok((history.map_err(|error| damaged(&error))?, self.registry.clone()))
         };
-        Trainer { history, limits, training, file: labels, progress }.run(out)
+        let manner = &Manner::normal();
+        Trainer { history, limits, training, manner, file: labels, progress }.run(out)
     }
 }

@@ -101,7 +101,6 @@ async fn prepare(call: &Call, engine: &Arc<Engine>) -> Result<(Training, Spool),
         include: wanted.include,
         known: known(&query)?,
         allow_truncated: query.allow_truncated,
-        gives_way: true,
     };
     Ok((training, admit(call, engine).await?))
 }

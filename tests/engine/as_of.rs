@@ -349,7 +349,6 @@ impl Store {
                 include: EVERYTHING,
                 known,
                 allow_truncated: false,
-                gives_way: known == Known::Now,
             };
             let made = train(&self.engine, &training, &labels).expect("the labels are right");
             assert_eq!(made.num_rows(), pairs.len());

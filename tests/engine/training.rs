@@ -219,7 +219,6 @@ impl Store {
             include: Include::default(),
             known: Known::Now,
             allow_truncated: false,
-            gives_way: false,
         }
     }
 

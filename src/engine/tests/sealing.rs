@@ -55,7 +55,7 @@ async fn sealing_goes_on_after_a_panic_while_a_file_was_put_in_place() {
         kept: Arc::new(KeptCheckpoints::new(Sequence::ZERO)),
         options: SealOptions { interval: Span::from_micros(5_000), ..seal },
         since: Stopwatch::start(),
-        manner: Manner::new(false),
+        manner: Manner::normal(),
         installing: Mutex::default(),
     };
     let (stop, stopped) = bounded(1);

@@ -2,7 +2,7 @@
 //!
 //! It does not know files of labels or of features.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -170,19 +170,25 @@ impl<'a> Gather<'a> {
         let done: Mutex<Vec<(usize, Vec<ArrayRef>)>> = Mutex::new(Vec::with_capacity(parts));
         let work = || -> Result<(), Stop> {
             let mut sweep = self.history.sweep(source.view.id);
-            loop {
+            self.manner.run_parts(|| {
                 let part = next.fetch_add(1, Ordering::Relaxed);
                 if part >= parts || stopped.load(Ordering::Relaxed) {
-                    return Ok(());
+                    return ControlFlow::Break(Ok(()));
                 }
                 let from = part * source.part;
                 let some = from..source.order.labels.len().min(from + source.part);
-                let arrays = self
-                    .manner
-                    .run(|| self.gather_part(&mut sweep, labels, (source, some), one))
-                    .inspect_err(|_| stopped.store(true, Ordering::Relaxed))?;
-                done.lock().unwrap_or_else(PoisonError::into_inner).push((part, arrays));
-            }
+                match self.gather_part(&mut sweep, labels, (source, some), one) {
+                    Ok(arrays) => {
+                        let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+                        done.push((part, arrays));
+                        ControlFlow::Continue(())
+                    }
+                    Err(stop) => {
+                        stopped.store(true, Ordering::Relaxed);
+                        ControlFlow::Break(Err(stop))
+                    }
+                }
+            })
         };
         thread::scope(|scope| {
             let spawn = |_| {
@@ -250,6 +256,7 @@ fn check(bytes: usize, labels: &Labels<'_>) -> Result<(), Stop> {
     if bytes > MOST_BYTES && labels.count() > 1 { Err(Stop::TooLarge) } else { Ok(()) }
 }
 
-fn threads() -> usize {
+/// Threads that work on one training set at once.
+pub(super) fn threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(THREADS)
 }

@@ -50,6 +50,11 @@ const CHUNK_LABELS: usize = 1 << 20;
 /// Bytes of features of one pass, about.
 const CHUNK_BYTES: usize = 64 << 20;
 
+/// How training sets are made beside requests, so many at once: lookups come first.
+pub(super) fn manner(at_once: usize) -> Manner {
+    Manner::giving_way(at_once * features::threads())
+}
+
 /// The right to make one of the training sets that are made at a time.
 pub struct TrainingTurn {
     /// Given back when the turn is dropped.
@@ -72,8 +77,6 @@ pub struct Training {
     pub known: Known,
     /// Where retention may have taken what is asked, say so of the cell rather than refuse all.
     pub allow_truncated: bool,
-    /// Lookups come first: it is made in time that nobody else wants.
-    pub gives_way: bool,
 }
 
 impl Training {
@@ -135,6 +138,7 @@ pub(super) struct Trainer<'a, H> {
     pub(super) history: H,
     pub(super) limits: &'a Limits,
     pub(super) training: &'a Training,
+    pub(super) manner: &'a Manner,
     pub(super) file: Arc<dyn DiskFile>,
     /// Hears the labels done so far and the labels there are.
     pub(super) progress: &'a (dyn Fn(u64, u64) + Sync),
@@ -152,7 +156,7 @@ impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H
         let Training { plan, labels: options, include, .. } = self.training;
         let columns = &plan.columns;
         let names = names(self.training);
-        let manner = Manner::new(self.training.gives_way);
+        let manner = self.manner;
         let labels = LabelFile::open(&self.file, plan, options, self.limits)?;
         check_names(&names, &labels, *include)?;
         let mut chunks = labels.chunks()?;
@@ -165,7 +169,7 @@ impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H
         let mut chunk = chunk?;
         let work = Work::new(labels.rows(), plan.sources.len(), self.progress);
         let (history, registry) = history?;
-        let gather = Gather::new(history, registry, self.training, (&work, &manner));
+        let gather = Gather::new(history, registry, self.training, (&work, manner));
         // What is wrong further on is to be said before anything is written.
         manner.run(|| match labels.rows() > chunk.times.len() as u64 {
             true => labels.check(|chunk| gather.check_floors(chunk)),
@@ -191,7 +195,7 @@ impl<H: FnOnce() -> Result<(AsOf, Arc<Registry>), Problem> + Send> Trainer<'_, H
                         // Not both at once: each is large.
                         manner.run(|| chunk.clear());
                     }
-                    output.write(&features, some.len(), &manner)?;
+                    output.write(&features, some.len(), manner)?;
                     manner.run(|| drop(features));
                     if is_done {
                         chunk = manner.run(|| chunks.next_chunk(CHUNK_LABELS))?;

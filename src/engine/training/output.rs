@@ -19,6 +19,7 @@ use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 
+use super::features::threads;
 use super::gathered::Features;
 use super::labels::LabelFile;
 use super::unreadable;
@@ -126,14 +127,17 @@ impl<W: Write + Send> Output<W> {
         let mut of_features = of_labels.split_off(of_labels.len() - self.feature_leaves);
         let (labels, label_fields) = (&mut self.labels, &self.label_fields);
         let (feature_fields, rows) = (&self.feature_fields, group.len());
-        thread::scope(|scope| -> Result<(), Problem> {
-            let beside = || -> Result<(), Problem> {
-                let arrays = features.of(group)?;
-                encode(feature_fields, &arrays, &mut of_features).map_err(|error| failed(&error))
-            };
+        let beside = || -> Result<(), Problem> {
+            let arrays = features.of(group)?;
+            encode(feature_fields, &arrays, &mut of_features).map_err(|error| failed(&error))
+        };
+        thread::scope(|scope| {
             let encoding = scope.spawn(beside);
+            // On one core two threads would only take turns, which keeps lookups waiting.
+            let encoding = if threads() == 1 { Err(encoding.join()) } else { Ok(encoding) };
             let labels = encode_labels(label_fields, labels, rows, &mut of_labels);
-            let features = encoding.join().unwrap_or_else(|_| {
+            let features = encoding.map_or_else(|done| done, |encoding| encoding.join());
+            let features = features.unwrap_or_else(|_| {
                 let detail = "a thread that encodes features failed";
                 Err(Problem::new(Code::Internal, detail))
             });

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::BLOCK_BYTES;
 use super::entry::RowIn;
 use super::fences::{Fence, FencesBuilder, Place};
-use super::footer::{self, FENCES_BYTES, HEAD_BYTES, Head, SectionFacts};
+use super::footer::{self, HEAD_BYTES, Head, SectionFacts};
 use super::rows::RowsBuilder;
 use crate::archive::{ArchiveError, RowRef};
 use crate::disk::{DiskError, DiskFile};
@@ -203,12 +203,12 @@ impl<'p> Builder<'p> {
         let place = self.append_block(block)?;
         let key = std::mem::take(&mut self.first_key);
         self.fences.push(Fence { key, order: self.first_order, row, place });
-        if self.fences.length() > FENCES_BYTES { self.end_fences() } else { Ok(()) }
+        if self.fences.is_full() { self.end_fences() } else { Ok(()) }
     }
 
     fn end_fences(&mut self) -> Result<(), BuildError> {
         let Some(first) = self.fences.first().cloned() else { return Ok(()) };
-        let mut block = Vec::with_capacity(2 * FENCES_BYTES);
+        let mut block = Vec::with_capacity(BLOCK_BYTES);
         self.fences.finish(&mut block);
         let place = self.append_block(block)?;
         self.root.push(Fence { place, ..first });

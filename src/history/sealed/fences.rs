@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use super::BLOCK_BYTES;
 use super::column::{self, Column};
 use super::entry::Lift;
 use super::search::first_not_below;
@@ -15,6 +16,10 @@ pub(super) const KIND: u8 = 2;
 /// Checksum, kind, nothing, entries.
 const HEAD: usize = 4 + 1 + 3 + 4;
 const ENTRY_BYTES: usize = 40;
+/// A block ends when it is longer than that and has so many fences, or is longer than
+/// [`BLOCK_BYTES`].
+const SHORT_BYTES: usize = BLOCK_BYTES / 2;
+const SHORT_LEAST: usize = 16;
 
 /// Where a block lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,9 +62,12 @@ impl FencesBuilder {
         self.fences.first()
     }
 
-    /// About how long the block is.
-    pub(super) fn length(&self) -> usize {
-        self.bytes
+    /// Whether the next fence is to be in the next block. Short blocks are read and checked in less
+    /// time, where each label of a training set needs another; but the root, which is kept in
+    /// memory, has an entry for each.
+    pub(super) fn is_full(&self) -> bool {
+        let is_short = self.bytes <= SHORT_BYTES || self.fences.len() < SHORT_LEAST;
+        !is_short || self.bytes > BLOCK_BYTES
     }
 
     /// Appends the block to `out`, with room for its checksum, and begins the next.
@@ -131,13 +139,14 @@ impl Fences {
     /// Whether each block lies behind the one before, and so do its rows. What reads block after
     /// block comes to an end by that.
     fn is_in_order(&self) -> bool {
-        let follows = |index: usize| {
-            let before = self.place(index - 1);
+        // Each number is read once: a label of a sparse training set has a block to itself.
+        let (mut row, mut place) = (self.row(0), self.place(0));
+        (1..self.count).all(|index| {
+            let (row_before, before) = (row, place);
+            (row, place) = (self.row(index), self.place(index));
             let end = before.end().filter(|_| before.length > 0);
-            self.row(index - 1) < self.row(index)
-                && end.is_some_and(|end| end <= self.place(index).offset)
-        };
-        (1..self.count).all(follows)
+            row_before < row && end.is_some_and(|end| end <= place.offset)
+        })
     }
 
     /// Whether all the blocks lie between two places of the file.
@@ -220,5 +229,27 @@ impl Fences {
             if holds(middle) { low = middle + 1 } else { high = middle }
         }
         low.checked_sub(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_has_some_fences_however_long_their_keys_are_and_is_short_where_they_are() {
+        let fences_of = |key_bytes: usize| {
+            let mut fences = FencesBuilder::default();
+            while !fences.is_full() {
+                fences.push(Fence {
+                    key: vec![b'k'; key_bytes],
+                    order: (EventTime::MIN, Sequence::ZERO),
+                    row: 0,
+                    place: Place { offset: 0, length: 1 },
+                });
+            }
+            fences.fences.len()
+        };
+        assert_eq!([8, 24, 60, 200, 1024, 9000].map(fences_of), [43, 33, 21, 16, 4, 1]);
     }
 }

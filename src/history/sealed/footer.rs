@@ -5,7 +5,6 @@
 
 use std::ops::Range;
 
-use super::BLOCK_BYTES;
 use super::column::{micros, ordered};
 use super::entry::Lift;
 use super::fences::Fences;
@@ -298,6 +297,3 @@ pub(super) fn decode_footer(footer: &[u8], at: u64, lift: Lift) -> Option<Vec<Se
     let sorted = sections.is_sorted_by(|a, b| a.facts.view < b.facts.view);
     (rest.is_empty() && sorted && footer[4] == KIND).then_some(sections)
 }
-
-/// Longest block of fences that is built before the next begins.
-pub(super) const FENCES_BYTES: usize = BLOCK_BYTES;
