@@ -15,7 +15,7 @@ use thread_priority::{
     set_thread_priority_and_policy, thread_native_id,
 };
 
-use crate::time::Stopwatch;
+use crate::time::{self, Stopwatch};
 
 /// Leaves the processor to every other thread: this one, and those it starts from then on, run in
 /// time that nobody wants (`SCHED_IDLE`). For work that no request waits for.
@@ -173,10 +173,11 @@ struct Cores {
 }
 
 impl Cores {
-    /// By the kernel's own count; nothing where it keeps none, and then every part is idle.
+    /// By the kernel's own count; no waiting where it keeps none, and then every part is idle.
     fn of_this_thread() -> Self {
         let told = fs::read_to_string("/proc/thread-self/schedstat");
-        told.ok().and_then(|told| Self::read(&told)).unwrap_or_default()
+        let waited = told.ok().and_then(|told| waited(&told)).unwrap_or_default();
+        Self { had: time::of_this_thread(), waited }
     }
 
     /// What came to it since it had `before`.
@@ -184,13 +185,12 @@ impl Cores {
         let had = self.had.saturating_sub(before.had);
         Self { had, waited: self.waited.saturating_sub(before.waited) }
     }
+}
 
-    /// Nanoseconds on a core, nanoseconds in a queue for one, and how often it was given one.
-    fn read(told: &str) -> Option<Self> {
-        let mut numbers = told.split_ascii_whitespace().map(str::parse);
-        let mut next = || numbers.next()?.ok().map(Duration::from_nanos);
-        Some(Self { had: next()?, waited: next()? })
-    }
+/// Of nanoseconds on a core (as of the last tick), nanoseconds in a queue for one, and how often it
+/// was given one.
+fn waited(told: &str) -> Option<Duration> {
+    told.split_ascii_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 fn micros(duration: Duration) -> u64 {
@@ -230,9 +230,10 @@ mod tests {
         assert_ne!(here, Ok(IDLE));
         let manner = Manner::giving_way(1);
         assert_eq!(manner.run(thread_schedule_policy), Ok(IDLE));
-        let panics = || manner.run(|| panic!("on purpose"));
+        let panics = || manner.anew().run(|| panic!("on purpose"));
         assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
-        assert_eq!(manner.run(thread_schedule_policy), Ok(IDLE));
+        // On a busy machine the first may have been kept waiting.
+        assert_eq!(manner.anew().run(thread_schedule_policy), Ok(IDLE));
         assert_eq!(thread_schedule_policy(), here);
     }
 
@@ -243,6 +244,8 @@ mod tests {
         let ended = manner.run_parts(|| {
             let watch = Stopwatch::start();
             while watch.elapsed() < Duration::from_millis(1) {}
+            // However busy the machine is, none was kept waiting.
+            manner.seen.lock().unwrap().had = Duration::from_secs(3600);
             seen.push((thread_schedule_policy() == Ok(IDLE), thread::current().id()));
             if seen.len() == 2 {
                 manner.owed.store(5_000, Ordering::Relaxed);
@@ -289,11 +292,15 @@ mod tests {
 
     #[test]
     fn the_kernel_tells_what_a_thread_had_and_waited_for() {
-        let (had, waited) = (Duration::from_nanos(905_343), Duration::from_nanos(348_068));
-        assert_eq!(Cores::read("905343 348068 7\n"), Some(Cores { had, waited }));
-        for odd in ["", "905343", "905343 x 7", "-1 2 3"] {
-            assert_eq!(Cores::read(odd), None, "{odd:?}");
+        assert_eq!(waited("905343 348068 7\n"), Some(Duration::from_nanos(348_068)));
+        for odd in ["", "905343", "905343 x 7", "1 -2 3"] {
+            assert_eq!(waited(odd), None, "{odd:?}");
         }
+        let watch = Stopwatch::start();
+        let before = Cores::of_this_thread();
+        while watch.elapsed() < Duration::from_millis(2) {}
+        let Cores { had, waited } = Cores::of_this_thread().since(before);
+        assert!(!had.is_zero() && had + waited <= watch.elapsed(), "{had:?} {waited:?}");
     }
 
     #[test]

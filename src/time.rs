@@ -402,6 +402,12 @@ impl Stopwatch {
     }
 }
 
+/// The time this thread had on a core since it began.
+pub fn of_this_thread() -> std::time::Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    std::time::Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
 /// The kernel's tick: a clock for what goes by seconds, some milliseconds behind, that takes an
 /// eighth of the time of a [`Stopwatch`] to read. In milliseconds since some instant.
 pub fn tick_millis() -> usize {

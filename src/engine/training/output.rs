@@ -133,10 +133,15 @@ impl<W: Write + Send> Output<W> {
         };
         thread::scope(|scope| {
             let encoding = scope.spawn(beside);
-            // On one core two threads would only take turns, which keeps lookups waiting.
-            let encoding = if threads() == 1 { Err(encoding.join()) } else { Ok(encoding) };
-            let labels = encode_labels(label_fields, labels, rows, &mut of_labels);
-            let features = encoding.map_or_else(|done| done, |encoding| encoding.join());
+            let mut labels = || encode_labels(label_fields, labels, rows, &mut of_labels);
+            let (features, labels) = match threads() {
+                // Two threads would only take turns, which keeps lookups waiting.
+                1 => (encoding.join(), labels()),
+                _ => {
+                    let labels = labels();
+                    (encoding.join(), labels)
+                }
+            };
             let features = features.unwrap_or_else(|_| {
                 let detail = "a thread that encodes features failed";
                 Err(Problem::new(Code::Internal, detail))

@@ -66,8 +66,8 @@ impl FencesBuilder {
     /// time, where each label of a training set needs another; but the root, which is kept in
     /// memory, has an entry for each.
     pub(super) fn is_full(&self) -> bool {
-        let is_short = self.bytes <= SHORT_BYTES || self.fences.len() < SHORT_LEAST;
-        !is_short || self.bytes > BLOCK_BYTES
+        let has_enough = self.bytes > SHORT_BYTES && self.fences.len() >= SHORT_LEAST;
+        has_enough || self.bytes > BLOCK_BYTES
     }
 
     /// Appends the block to `out`, with room for its checksum, and begins the next.
