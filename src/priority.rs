@@ -9,19 +9,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
     set_thread_priority_and_policy, thread_native_id,
 };
 
+use crate::priority::aside::Aside;
 use crate::time::{self, Stopwatch};
+
+mod aside;
 
 /// Leaves the processor to every other thread: this one, and those it starts from then on, run in
 /// time that nobody wants (`SCHED_IDLE`). For work that no request waits for.
 ///
 /// Niceness is not enough: since Linux 6.6 a thread that wakes up to answer a request does not
 /// take the core from a nice one before the slice of that one ends, some 3 ms later.
+///
+/// An idle thread must not yield, nor wait where that is done first: since Linux 6.18 who yields
+/// gives up the rest of its slice, which makes every other idle thread one that is owed as much.
+/// The kernel lets that one have it before a lookup, and looks again at the clock's next tick.
 pub fn idle() {
     let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
     let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
@@ -43,7 +49,7 @@ pub struct Manner {
     /// Its threads stay: no thread can come back from being idle without privileges. And what only
     /// just stepped back is owed what it waited for as a normal one, which the kernel lets it have
     /// before anybody else, for milliseconds.
-    aside: Option<Arc<ThreadPool>>,
+    aside: Option<Arc<Aside>>,
     /// For how long parts need not be idle, in microseconds.
     owed: AtomicU64,
     /// What idle parts got that was not judged yet.
@@ -66,15 +72,13 @@ impl Manner {
 
     /// Parts are idle at first, up to `at_once` of them at once.
     pub fn giving_way(at_once: usize) -> Self {
-        let threads = ThreadPoolBuilder::new().num_threads(at_once);
-        let threads = threads.thread_name(|_| "larder-idle".to_owned()).start_handler(|_| idle());
-        let aside = threads.build().inspect_err(|error| {
+        let aside = Aside::start(at_once).inspect_err(|error| {
             tracing::warn!(%error, "no threads for idle work; it is done at normal priority");
         });
         Self::of(aside.ok().map(Arc::new))
     }
 
-    fn of(aside: Option<Arc<ThreadPool>>) -> Self {
+    fn of(aside: Option<Arc<Aside>>) -> Self {
         Self { aside, owed: AtomicU64::new(0), seen: Mutex::default() }
     }
 
@@ -88,7 +92,7 @@ impl Manner {
     pub fn run<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
         let asked = Stopwatch::start();
         match self.aside() {
-            Some(aside) => aside.install(|| self.noted(asked.elapsed(), part)),
+            Some(aside) => aside.run(|| self.noted(asked.elapsed(), part)),
             None => self.normally(part),
         }
     }
@@ -99,7 +103,7 @@ impl Manner {
         loop {
             let asked = Stopwatch::start();
             let ended = match self.aside() {
-                Some(aside) => aside.install(|| self.idly(asked.elapsed(), &mut part)),
+                Some(aside) => aside.run(|| self.idly(asked.elapsed(), &mut part)),
                 None => self.normally(&mut part),
             };
             if let ControlFlow::Break(how) = ended {
@@ -133,7 +137,7 @@ impl Manner {
     }
 
     /// Where the next part is done if it is to be idle.
-    fn aside(&self) -> Option<&ThreadPool> {
+    fn aside(&self) -> Option<&Aside> {
         self.aside.as_deref().filter(|_| self.owed.load(Ordering::Relaxed) == 0)
     }
 
@@ -173,7 +177,8 @@ struct Cores {
 }
 
 impl Cores {
-    /// By the kernel's own count; no waiting where it keeps none, and then every part is idle.
+    /// By the kernel's own count. Where it keeps none of waiting, only what a part waits for before
+    /// it begins is known.
     fn of_this_thread() -> Self {
         let told = fs::read_to_string("/proc/thread-self/schedstat");
         let waited = told.ok().and_then(|told| waited(&told)).unwrap_or_default();

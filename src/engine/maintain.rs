@@ -18,6 +18,7 @@ use crate::engine::queue::{Job, Queue};
 use crate::engine::scrub::Scrubber;
 use crate::engine::seal::{KeptCheckpoints, Sealing, Work};
 use crate::engine::shared::Shared;
+use crate::engine::stop::Stop;
 use crate::engine::stores::SharedTier;
 use crate::history::ReadError;
 use crate::history::record::{Record, Row};
@@ -44,7 +45,7 @@ const AFTER_PANIC: Duration = Duration::from_secs(10);
 
 /// What a thread does until it is stopped. A panic ends one run; the next one is to find nothing
 /// half done that it would believe.
-type Run = dyn Fn(&Receiver<()>, &Progress) + Send;
+type Run = dyn Fn(&Stop, &Progress) + Send;
 
 /// The threads beside the writer.
 pub(super) struct Maintenance {
@@ -53,7 +54,7 @@ pub(super) struct Maintenance {
 
 struct Worker {
     name: &'static str,
-    stop: Sender<()>,
+    stop: Arc<Stop>,
     thread: JoinHandle<()>,
     /// Disconnected when the thread ends; a message says that it got on.
     progress: Receiver<()>,
@@ -101,12 +102,11 @@ impl Maintenance {
         let metrics = shared.metrics.clone();
         let spawn =
             |name, priority, work: Box<Run>| spawn((name, priority), &metrics, AFTER_PANIC, work);
-        let move_rows = move |stop: &Receiver<()>, progress: &Progress| {
+        let move_rows = move |stop: &Stop, progress: &Progress| {
             let _guard = TierGuard(&shared);
             move_rows(&shared, stop, progress);
         };
-        let checkpoint =
-            move |stop: &Receiver<()>, progress: &Progress| checkpointer.run(stop, progress);
+        let checkpoint = move |stop: &Stop, progress: &Progress| checkpointer.run(stop, progress);
         let threads = vec![
             spawn("larder-mover", low, Box::new(move_rows))?,
             spawn("larder-checkpoint", low, Box::new(checkpoint))?,
@@ -136,10 +136,7 @@ impl Worker {
     /// Returns whether the thread ended.
     fn stop(self, patience: Duration) -> bool {
         let Self { stop, thread, progress, .. } = self;
-        // A thread may have ended by itself; then there is nothing to stop.
-        let _ = stop.try_send(());
-        // One that panics after it heard that, and begins anew, finds nobody at the other end.
-        drop(stop);
+        stop.tell();
         loop {
             match progress.recv_timeout(patience) {
                 Ok(()) => {}
@@ -159,7 +156,8 @@ fn spawn(
     after_panic: Duration,
     work: Box<Run>,
 ) -> io::Result<Worker> {
-    let (stop, stopped) = bounded(1);
+    let stop = Arc::<Stop>::default();
+    let stopped = stop.clone();
     let (made, progress) = bounded(1);
     let metrics = metrics.clone();
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
@@ -168,8 +166,7 @@ fn spawn(
         while catch_unwind(AssertUnwindSafe(|| work(&stopped, &progress))).is_err() {
             metrics.background_panics.increment();
             tracing::error!(thread = name, "panicked; it begins anew in {after_panic:?}");
-            // Whoever stopped it meanwhile may have been heard already, so nobody waits long.
-            if !matches!(stopped.recv_timeout(after_panic), Err(RecvTimeoutError::Timeout)) {
+            if stopped.is_told_within(after_panic) {
                 return;
             }
         }
@@ -192,11 +189,11 @@ impl Drop for TierGuard<'_> {
 
 /// Keeps the overlay of the disk tier small, removes the rows of dropped views, and rebuilds the
 /// tier where it failed.
-fn move_rows(shared: &Shared, stop: &Receiver<()>, progress: &Progress) {
+fn move_rows(shared: &Shared, stop: &Stop, progress: &Progress) {
     let mut failures = Pause::default();
     let (mut stopping, mut looked_for_leftovers) = (false, false);
     while !stopping {
-        stopping = !matches!(stop.recv_timeout(MOVE_EVERY), Err(RecvTimeoutError::Timeout));
+        stopping = stop.is_told_within(MOVE_EVERY);
         shared.pins.tidy();
         if let Some(tier) = shared.stores.tier() {
             if tier.is_broken() && !stopping && failures.may_try() {
@@ -212,7 +209,7 @@ fn move_rows(shared: &Shared, stop: &Receiver<()>, progress: &Progress) {
                 if !std::mem::replace(&mut looked_for_leftovers, true) {
                     tier.drop_leftovers(|view| lives_on_disk(shared, view));
                 }
-                tier.remove_dropped(|| !stop.is_empty());
+                tier.remove_dropped(|| stop.is_told());
             }
         }
     }
@@ -242,7 +239,7 @@ impl Pause {
 
 /// Empties the tier and puts every row of history again, beside the writer, which puts new ones.
 /// Returns whether the tier holds everything now.
-fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Receiver<()>) -> bool {
+fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Stop) -> bool {
     let watch = Stopwatch::start();
     tier.start_rebuild();
     if tier.is_broken() {
@@ -270,7 +267,7 @@ fn rebuild(shared: &Shared, tier: &SharedTier, stop: &Receiver<()>) -> bool {
 struct Rebuild<'a> {
     shared: &'a Shared,
     tier: &'a SharedTier,
-    stop: &'a Receiver<()>,
+    stop: &'a Stop,
     applier: Applier,
     /// The registry that the applier has taken up.
     revision: Option<u64>,
@@ -281,7 +278,7 @@ struct Rebuild<'a> {
 impl Rebuild<'_> {
     /// Whether to go on, and with which views.
     fn check(&mut self) -> Result<(), RebuildError> {
-        if self.tier.is_broken() || !self.stop.is_empty() {
+        if self.tier.is_broken() || self.stop.is_told() {
             return Err(RebuildError::Interrupted);
         }
         let registry = self.shared.registry.load();
@@ -346,14 +343,10 @@ enum RebuildError {
 }
 
 impl Checkpointer {
-    fn run(&self, stop: &Receiver<()>, progress: &Progress) {
+    fn run(&self, stop: &Stop, progress: &Progress) {
         let manner = Manner::giving_way(1);
         loop {
-            let stopping = match stop.recv_timeout(self.interval.to_std()) {
-                Err(RecvTimeoutError::Timeout) => false,
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => true,
-            };
-            if stopping {
+            if stop.is_told_within(self.interval.to_std()) {
                 return self.save_if_changed(progress);
             }
             manner.run(|| self.save_if_changed(progress));
@@ -434,7 +427,7 @@ mod tests {
         let busy = spawn(
             "busy",
             Box::new(|stop, progress| {
-                stop.recv().unwrap();
+                assert!(stop.is_told_within(Duration::from_secs(60)));
                 (0..100_000).for_each(|_| progress.made());
             }),
         );
@@ -447,7 +440,7 @@ mod tests {
     fn a_panic_is_counted_and_ends_no_thread() {
         let metrics = Metrics::new(SystemClock.now());
         let (say, said) = bounded(10);
-        let work = move |_: &Receiver<()>, _: &Progress| {
+        let work = move |_: &Stop, _: &Progress| {
             say.send(()).unwrap();
             panic!("on purpose");
         };

@@ -53,6 +53,8 @@ pub mod load;
 
 pub mod spool;
 
+mod stop;
+
 mod maintain;
 
 mod retention;

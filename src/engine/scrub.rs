@@ -8,11 +8,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crossbeam::channel::Receiver;
-
 use crate::disk::Disk;
 use crate::engine::seal::Budget;
 use crate::engine::shared::Shared;
+use crate::engine::stop::Stop;
 use crate::history::Damage;
 use crate::history::at_rest::AtRest;
 use crate::history::manifest::{self, Manifest};
@@ -61,7 +60,7 @@ pub(super) struct Scrubber {
 
 impl Scrubber {
     /// Works until it is told to stop.
-    pub(super) fn run(&self, stop: &Receiver<()>) {
+    pub(super) fn run(&self, stop: &Stop) {
         loop {
             let watch = Stopwatch::start();
             let mut budget = Budget::new(self.rate(), stop);

@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
-
 use crate::engine::erase;
 use crate::engine::error::Problem;
 use crate::engine::forget::Forgetting;
 use crate::engine::queue::{Job, Queue};
 use crate::engine::retention;
 use crate::engine::shared::Shared;
+use crate::engine::stop::Stop;
 use crate::engine::write::Writer;
 use crate::history::manifest::RetentionFloor;
 use crate::history::pace::Pace;
@@ -213,7 +212,7 @@ pub(super) enum Work {
 
 impl Sealing {
     /// Works until it is told to stop.
-    pub(super) fn run(&self, work: Work, stop: &Receiver<()>) {
+    pub(super) fn run(&self, work: Work, stop: &Stop) {
         let mut budget = Budget::new(self.options.bytes_per_second, stop);
         let (mut pause, least) = (Duration::ZERO, Duration::from_secs(1));
         let mut forgetting = Forgetting::default();
@@ -423,22 +422,19 @@ fn add_time(gauge: &Gauge, watch: Stopwatch) {
 /// Lets so many bytes through a second.
 pub(super) struct Budget<'s> {
     bytes_per_second: u64,
-    stop: &'s Receiver<()>,
-    stopping: bool,
+    stop: &'s Stop,
     since: Stopwatch,
     bytes: u64,
 }
 
 impl<'s> Budget<'s> {
-    pub(super) fn new(bytes_per_second: u64, stop: &'s Receiver<()>) -> Self {
-        Self { bytes_per_second, stop, stopping: false, since: Stopwatch::start(), bytes: 0 }
+    pub(super) fn new(bytes_per_second: u64, stop: &'s Stop) -> Self {
+        Self { bytes_per_second, stop, since: Stopwatch::start(), bytes: 0 }
     }
 
     /// Waits; false if it was told to stop.
-    pub(super) fn waits(&mut self, time: Duration) -> bool {
-        self.stopping = self.stopping
-            || !matches!(self.stop.recv_timeout(time), Err(RecvTimeoutError::Timeout));
-        !self.stopping
+    pub(super) fn waits(&self, time: Duration) -> bool {
+        !self.stop.is_told_within(time)
     }
 }
 

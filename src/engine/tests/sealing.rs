@@ -5,11 +5,10 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
-use crossbeam::channel::bounded;
-
 use super::bounds::eventually;
 use super::*;
 use crate::engine::seal::{Budget, KeptCheckpoints, ManifestChange, Sealing, Work};
+use crate::engine::stop::Stop;
 use crate::priority::Manner;
 use crate::time::Stopwatch;
 
@@ -58,7 +57,8 @@ async fn sealing_goes_on_after_a_panic_while_a_file_was_put_in_place() {
         manner: Manner::normal(),
         installing: Mutex::default(),
     };
-    let (stop, stopped) = bounded(1);
+    let stop = Arc::<Stop>::default();
+    let stopped = stop.clone();
     let work = tokio::task::spawn_blocking(move || {
         let panicked = catch_unwind(AssertUnwindSafe(|| {
             let _installing = sealing.installing.lock().unwrap();
@@ -71,7 +71,7 @@ async fn sealing_goes_on_after_a_panic_while_a_file_was_put_in_place() {
         sealing.run(Work::Seal, &stopped);
     });
     eventually("sealing goes on", || metrics.seals.get() > 1).await;
-    stop.send(()).unwrap();
+    stop.tell();
     work.await.unwrap();
     let sealed = history.sealed();
     let follow = sealed.is_sorted_by(|a, b| a.entry().last.next() == b.entry().first);
