@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use thread_priority::{
     NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
+    set_thread_priority_and_policy, thread_native_id, thread_schedule_policy,
 };
 
 use crate::priority::aside::Aside;
@@ -19,23 +19,28 @@ use crate::time::{self, Stopwatch};
 
 mod aside;
 
+const IDLE: ThreadSchedulePolicy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+
 /// Leaves the processor to every other thread: this one, and those it starts from then on, run in
 /// time that nobody wants (`SCHED_IDLE`). For work that no request waits for.
 ///
 /// Niceness is not enough: since Linux 6.6 a thread that wakes up to answer a request does not
 /// take the core from a nice one before the slice of that one ends, some 3 ms later.
 ///
-/// An idle thread must not yield, nor wait where that is done first: since Linux 6.18 who yields
-/// gives up the rest of its slice, which makes every other idle thread one that is owed as much.
-/// The kernel lets that one have it before a lookup, and looks again at the clock's next tick.
+/// An idle thread must not yield, nor wait where that is done first: since Linux 6.18 (and 6.12.63)
+/// who yields gives up the rest of its slice, which makes every other idle thread one that is owed
+/// as much. The kernel lets that one have it before a lookup, and looks again at the next tick.
 pub fn idle() {
-    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy);
+    if thread_schedule_policy() == Ok(IDLE) {
+        return;
+    }
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, IDLE);
     if let Err(error) = set {
         tracing::debug!(%error, "a thread beside the requests keeps its normal priority");
     }
-    // Who began to wait before that would wait on until the clock's next tick, up to 4 ms: the
-    // kernel looks at who comes first when somebody wakes up, not when somebody steps back.
+    // The exception, once: who began to wait before that would wait on until the clock's next tick,
+    // up to 4 ms. The kernel looks at who comes first when somebody wakes up, not when somebody
+    // steps back.
     thread::yield_now();
 }
 
@@ -213,12 +218,7 @@ pub fn low() {
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
-    use thread_priority::thread_schedule_policy;
-
     use super::*;
-
-    const IDLE: ThreadSchedulePolicy =
-        ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
 
     #[test]
     fn an_idle_thread_starts_idle_threads() {

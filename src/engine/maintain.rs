@@ -54,10 +54,19 @@ pub(super) struct Maintenance {
 
 struct Worker {
     name: &'static str,
-    stop: Arc<Stop>,
+    stop: Stopper,
     thread: JoinHandle<()>,
     /// Disconnected when the thread ends; a message says that it got on.
     progress: Receiver<()>,
+}
+
+/// Tells a thread to end when it is dropped.
+struct Stopper(Arc<Stop>);
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.0.tell();
+    }
 }
 
 /// Copies the online map to the checkpoint every so often.
@@ -136,7 +145,7 @@ impl Worker {
     /// Returns whether the thread ended.
     fn stop(self, patience: Duration) -> bool {
         let Self { stop, thread, progress, .. } = self;
-        stop.tell();
+        drop(stop);
         loop {
             match progress.recv_timeout(patience) {
                 Ok(()) => {}
@@ -171,7 +180,7 @@ fn spawn(
             }
         }
     })?;
-    Ok(Worker { name, stop, thread, progress })
+    Ok(Worker { name, stop: Stopper(stop), thread, progress })
 }
 
 /// After a panic nobody knows what the disk tier holds, so it is rebuilt.
@@ -434,6 +443,19 @@ mod tests {
         assert!(busy.stop(Duration::from_secs(60)));
         let ended = spawn("ended", Box::new(|_, _| {}));
         assert!(ended.stop(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_thread_that_nobody_keeps_ends() {
+        let waits =
+            |stop: &Stop, _: &Progress| assert!(stop.is_told_within(Duration::from_secs(3600)));
+        let metrics = Metrics::new(SystemClock.now());
+        let of = ("waits", priority::idle as fn());
+        let Worker { stop, progress, .. } =
+            spawn(of, &metrics, AFTER_PANIC, Box::new(waits)).unwrap();
+        drop(stop);
+        let ended = progress.recv_timeout(Duration::from_secs(60));
+        assert_eq!(ended, Err(RecvTimeoutError::Disconnected));
     }
 
     #[test]

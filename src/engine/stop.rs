@@ -36,19 +36,30 @@ impl Stop {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::{Sender, channel};
     use std::thread;
 
     use super::*;
+    use crate::time::Stopwatch;
 
     #[test]
     fn whoever_waits_is_told_at_once_and_for_good() {
         let stop = Stop::default();
         assert!(!stop.is_told() && !stop.is_told_within(Duration::from_millis(1)));
+        let (say, said) = channel();
         thread::scope(|scope| {
-            let waits = || stop.is_told_within(Duration::from_secs(3600));
-            let waiting = [scope.spawn(waits), scope.spawn(waits)];
+            let waits = |say: Sender<()>| {
+                say.send(()).unwrap();
+                stop.is_told_within(Duration::from_secs(60))
+            };
+            let waiting = [say.clone(), say].map(|say| scope.spawn(move || waits(say)));
+            said.iter().take(2).for_each(drop);
+            // They wait by then, or soon.
+            thread::sleep(Duration::from_millis(10));
+            let watch = Stopwatch::start();
             stop.tell();
             assert!(waiting.into_iter().all(|thread| thread.join().unwrap()));
+            assert!(watch.elapsed() < Duration::from_secs(60));
         });
         assert!(stop.is_told() && stop.is_told_within(Duration::ZERO));
     }

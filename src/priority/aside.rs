@@ -2,7 +2,9 @@
 //!
 //! It does not know how long a part takes, nor who waits for it.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, Thread};
 
 use rayon_core::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
@@ -20,21 +22,32 @@ pub(super) struct Aside {
 
 impl Aside {
     pub(super) fn start(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+        let rest = Arc::new(Rest::default());
         let pool = ThreadPoolBuilder::new().num_threads(threads);
-        let pool = pool.thread_name(|_| "larder-idle".to_owned()).start_handler(|_| idle());
-        let (pool, rest) = (pool.build()?, Arc::new(Rest::default()));
-        let resting = rest.clone();
-        pool.spawn_broadcast(move |_| resting.wait());
+        let pool = pool.thread_name(|_| "larder-idle".to_owned()).start_handler({
+            let rest = rest.clone();
+            move |_| {
+                idle();
+                rest.wait();
+            }
+        });
+        let pool = pool.build().inspect_err(|_| rest.end(threads))?;
         Ok(Self { pool, rest })
     }
 
-    /// Does a part on one of the threads and waits for it, as that may wait for a thread.
+    /// Does a part on one of the threads and waits for it, as that may wait for a thread. Not to be
+    /// called from within a part.
     pub(super) fn run<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
-        self.rest.end(1);
-        self.pool.install(|| {
-            let _then = RestAgain(self);
-            part()
-        })
+        let mut done = None;
+        self.pool.in_place_scope(|scope| {
+            scope.spawn(|_| {
+                let _then = RestAgain(self);
+                done = Some(part());
+            });
+            // Not before there is something to do.
+            self.rest.end(1);
+        });
+        done.unwrap_or_else(|| unreachable!("a part that panics ends its caller, too"))
     }
 }
 
@@ -57,29 +70,50 @@ impl Drop for RestAgain<'_> {
 
 /// Where threads wait for something to do.
 #[derive(Default)]
-struct Rest {
-    /// How many are to end their rest.
-    called: Mutex<usize>,
-    again: Condvar,
+struct Rest(Mutex<Resting>);
+
+#[derive(Default)]
+struct Resting {
+    /// By their numbers, so that the first is called first: memory that a thread has freed is best
+    /// used by the same thread again.
+    threads: BTreeMap<usize, Thread>,
+    /// How many of those that come next are not to rest.
+    called: usize,
 }
 
 impl Rest {
     fn wait(&self) {
-        let called = self.called.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.again.wait_while(called, |called| *called == 0);
-        *waited.unwrap_or_else(PoisonError::into_inner) -= 1;
+        let me = rayon_core::current_thread_index().unwrap_or_default();
+        let mut resting = self.lock();
+        if resting.called > 0 {
+            resting.called -= 1;
+            return;
+        }
+        resting.threads.insert(me, thread::current());
+        drop(resting);
+        while self.lock().threads.contains_key(&me) {
+            thread::park();
+        }
     }
 
     fn end(&self, threads: usize) {
-        *self.called.lock().unwrap_or_else(PoisonError::into_inner) += threads;
-        (0..threads).for_each(|_| self.again.notify_one());
+        let mut resting = self.lock();
+        for _ in 0..threads {
+            match resting.threads.pop_first() {
+                Some((_, thread)) => thread.unpark(),
+                None => resting.called += 1,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Resting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
-    use std::thread;
     use std::time::Duration;
 
     use super::*;
@@ -110,7 +144,17 @@ mod tests {
         let all = (0..5).flat_map(|caller| (0..200).map(move |part| (caller, part)));
         let without = |(caller, part): &(u32, u32)| *caller != 0 || part % 7 != 0;
         assert_eq!(done, all.filter(without).collect::<Vec<_>>());
-        assert_eq!(*aside.rest.called.lock().unwrap(), 0);
+        assert_eq!(aside.rest.lock().called, 0);
+    }
+
+    #[test]
+    fn one_part_after_another_is_done_by_the_same_thread() {
+        let aside = Aside::start(4).unwrap();
+        let all_rest = || while aside.rest.lock().threads.len() < 4 {};
+        for _ in 0..100 {
+            all_rest();
+            assert_eq!(aside.run(rayon_core::current_thread_index), Some(0));
+        }
     }
 
     #[test]
