@@ -13,8 +13,8 @@ use crate::priority::idle;
 /// Idle threads that do parts of work and rest in between.
 ///
 /// A thread of rayon's that finds nothing to do yields its core some thirty times before it sleeps,
-/// and an idle thread must not yield, see [`idle`]. So these always have something to do: to rest
-/// is a part, too.
+/// and an idle thread must not yield, see [`idle`]. So these always have something to do until the
+/// pool ends: to rest is a part, too.
 pub(super) struct Aside {
     pool: ThreadPool,
     rest: Arc<Rest>,
@@ -38,6 +38,7 @@ impl Aside {
     /// Does a part on one of the threads and waits for it, as that may wait for a thread. Not to be
     /// called from within a part.
     pub(super) fn run<T: Send>(&self, part: impl FnOnce() -> T + Send) -> T {
+        debug_assert!(self.pool.current_thread_index().is_none(), "a part within a part");
         let mut done = None;
         self.pool.in_place_scope(|scope| {
             scope.spawn(|_| {
@@ -74,8 +75,8 @@ struct Rest(Mutex<Resting>);
 
 #[derive(Default)]
 struct Resting {
-    /// By their numbers, so that the first is called first: memory that a thread has freed is best
-    /// used by the same thread again.
+    /// By their numbers: the first is called first, so that few are ever called where parts come
+    /// one at a time. Memory that a thread has freed is best used by the same thread again.
     threads: BTreeMap<usize, Thread>,
     /// How many of those that come next are not to rest.
     called: usize,
@@ -150,9 +151,13 @@ mod tests {
     #[test]
     fn one_part_after_another_is_done_by_the_same_thread() {
         let aside = Aside::start(4).unwrap();
-        let all_rest = || while aside.rest.lock().threads.len() < 4 {};
-        for _ in 0..100 {
-            all_rest();
+        let watch = Stopwatch::start();
+        for _ in 0..5 {
+            // On a busy machine idle threads take their time.
+            while aside.rest.lock().threads.len() < 4 {
+                assert!(watch.elapsed() < Duration::from_secs(60), "not all of them rest");
+                thread::sleep(Duration::from_millis(1));
+            }
             assert_eq!(aside.run(rayon_core::current_thread_index), Some(0));
         }
     }
